@@ -78,13 +78,15 @@ void gmm__trace_fill(void *page, uint64_t word)
 	} else if (word == WORD_ALL_FF) {
 		memset(page, 0xFF, GMM_PAGE_SIZE);
 	} else {
-		/* xorshift64. A step is a bijection, so different words differ in every place of the page. */
+		/* A step of xorshift64 for each place, from a start of its own: the steps do not wait for each
+		 * other. Both are bijections, so different words differ in every place of the page. */
 		uint64_t *to = page;
-		for (size_t i = 0; i < PAGE_WORDS; i++) {
-			word ^= word << 13;
-			word ^= word >> 7;
-			word ^= word << 17;
-			to[i] = htole64(word);
+		for (uint64_t i = 0; i < PAGE_WORDS; i++) {
+			uint64_t x = word + i * UINT64_C(0x9e3779b97f4a7c15);
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+			to[i] = htole64(x);
 		}
 	}
 }
