@@ -23,6 +23,11 @@
 #define PASS_INTERVAL_MS   10
 #define MAX_VMS            4096
 
+/* Where the build says that the traces are; else the working directory is the repository's root. */
+#ifndef GMM_DATA_DIR
+#define GMM_DATA_DIR "tests/data"
+#endif
+
 /* The guests whose traces the project carries in tests/data. */
 static const char *const default_traces[] = { "idle1_t0.u64", "python1_t0.u64", "serve1_t0.u64" };
 #define DEFAULT_TRACES (sizeof(default_traces) / sizeof(default_traces[0]))
