@@ -421,8 +421,8 @@ static void report(const struct gmm_stats *stats, uint64_t lost, size_t wrong)
 	printf("writes %lu, merges %lu, broken %lu, zero pages broken %lu, raced %lu, refused %lu\n", writes,
 	       stats->total.merges, stats->total.cow_breaks, stats->total.zero_breaks, stats->total.raced,
 	       stats->total.refused_pinned);
-	printf("unshares %lu, discards %lu, pins %lu, slots %lu, short VMs %lu\n", unshares, discards, pins, slots,
-	       short_vms);
+	printf("unshares %lu, discards %lu, pins %lu, slots %lu, short VMs %lu\n", unshares, discards, pins,
+	       slots, short_vms);
 	printf("passes %lu, pauses %lu, validations %lu\n", stats->passes, pauses, validations);
 	printf("lost %lu, wrong pages %zu, failed calls %lu\n", lost, wrong, failures);
 	/* A run in which nothing happened shows nothing. */

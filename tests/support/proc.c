@@ -60,7 +60,9 @@ uint64_t proc_memory_files_kb(void)
 		struct statfs fs;
 		struct stat file;
 
-		if (entry->d_name[0] != '.' && !fstatfs(fd, &fs) && fs.f_type == TMPFS_MAGIC && !fstat(fd, &file))
+		if (entry->d_name[0] == '.' || fstatfs(fd, &fs) || fstat(fd, &file))
+			continue;
+		if (fs.f_type == TMPFS_MAGIC)
 			kb += (uint64_t)file.st_blocks / 2;
 	}
 	closedir(dir);
