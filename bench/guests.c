@@ -19,7 +19,7 @@ static struct gmm__trace open_trace(const char *path)
 	const char *reason;
 
 	if (gmm__trace_open(path, &trace, &reason) != 0)
-		gmm__bench_fail("%s: %s", path, reason);
+		gmm__bench_refuse("%s: %s", path, reason);
 	return trace;
 }
 
@@ -41,7 +41,7 @@ uint64_t *gmm__bench_guests_read_trace(const struct bench_guests *guests, const 
 	struct gmm__trace trace = open_trace(path);
 
 	if (trace.pages < guests->vm_pages)
-		gmm__bench_fail("%s has fewer pages than the other traces", path);
+		gmm__bench_refuse("%s has fewer pages than the other traces", path);
 	for (uint64_t page = 0; page < guests->vm_pages; page++)
 		words[page] = trace.words[trace_page(page, guests->vm_pages, trace.pages)];
 	gmm__trace_close(&trace);

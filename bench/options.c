@@ -154,7 +154,7 @@ static void find_default_traces(struct bench_options *options)
 	static glob_t found;
 
 	if (glob(DEFAULT_TRACES, 0, NULL, &found) != 0)
-		gmm__bench_fail("no " DEFAULT_TRACES ": name traces with --trace");
+		gmm__bench_refuse("no " DEFAULT_TRACES ": name traces with --trace");
 	for (size_t i = 0; i < found.gl_pathc && i < BENCH_TRACES_MAX; i++)
 		options->traces[options->trace_count++] = found.gl_pathv[i];
 }
@@ -163,7 +163,7 @@ static void check_engines(const struct bench_options *options, const char *allow
 {
 	for (unsigned i = 0; i < options->engine_count; i++)
 		if (!strstr(allowed, options->engines[i]->name))
-			gmm__bench_fail("engine %s has nothing to measure here, only: %s",
+			gmm__bench_refuse("engine %s has nothing to measure here, only: %s",
 				options->engines[i]->name, allowed);
 }
 

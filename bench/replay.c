@@ -45,7 +45,7 @@ static char *later_trace(const struct bench_options *options, unsigned index)
 	if (index < options->trace2_count)
 		return strdup(options->traces2[index]);
 	if (!mark)
-		gmm__bench_fail("%s has no _t0 in its name: name the later trace with --trace2", name);
+		gmm__bench_refuse("%s has no _t0 in its name: name the later trace with --trace2", name);
 	later = strdup(name);
 	later[mark - name + 2] = '1';
 	return later;
@@ -90,7 +90,7 @@ static struct replay prepare(const struct replay_arg *arg, struct bench_guests *
 		free(path);
 	}
 	if (replay.change_count == 0)
-		gmm__bench_fail("nothing differs between the traces and the later traces");
+		gmm__bench_refuse("nothing differs between the traces and the later traces");
 	shuffle(&replay);
 	replay.period_ns =
 		(uint64_t)((arg->rate > 0 ? (double)replay.change_count / arg->rate : arg->period_seconds) *

@@ -39,8 +39,10 @@ static json_t *wait_for_child(pid_t child, int from)
 	gmm__bench_tunables_set_child(0);
 	if (WIFSIGNALED(status))
 		gmm__bench_fail("the run was ended by signal %d", WTERMSIG(status));
-	if (WEXITSTATUS(status) != 0 || !result)
-		exit(EXIT_FAILURE);
+	if (WEXITSTATUS(status) != 0)
+		exit(WEXITSTATUS(status));
+	if (!result)
+		gmm__bench_fail("the run gave no result");
 	return result;
 }
 

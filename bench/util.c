@@ -7,16 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { STATUS_FAILED = 1, STATUS_USAGE = 2 };
+
+static void __attribute__((format(printf, 1, 0))) complain(const char *format, va_list args)
+{
+	fprintf(stderr, "gmm-bench: ");
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+}
+
 void gmm__bench_fail(const char *format, ...)
 {
 	va_list args;
 
-	fprintf(stderr, "gmm-bench: ");
 	va_start(args, format);
-	vfprintf(stderr, format, args);
+	complain(format, args);
 	va_end(args);
-	fputc('\n', stderr);
-	exit(EXIT_FAILURE);
+	exit(STATUS_FAILED);
+}
+
+void gmm__bench_refuse(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	complain(format, args);
+	va_end(args);
+	exit(STATUS_USAGE);
 }
 
 void *gmm__bench_alloc(size_t count, size_t size)

@@ -9,6 +9,9 @@
  * back. */
 void gmm__bench_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
+/* The same with status 2: an argument, or a file it names, is no good. */
+void gmm__bench_refuse(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
 /* calloc that does not fail. */
 void *gmm__bench_alloc(size_t count, size_t size);
 
