@@ -1,0 +1,120 @@
+/* Account stage: page states, counts, references and covers. */
+#include "dedup/account.h"
+
+#include "gmm/instance.h"
+
+struct gmm__seams gmm__account_begin(const struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	return gmm__slot_seams(slot, first, first + count);
+}
+
+void gmm__account_end(struct gmm__slot *slot, uint32_t first, uint32_t count, struct gmm__seams before)
+{
+	struct gmm__seams after = gmm__slot_seams(slot, first, first + count);
+
+	/* Unsigned arithmetic wraps to the right sum when a count goes down. */
+	slot->vm->stats.mappings += (uint64_t)after.mappings - before.mappings;
+	slot->vm->stats.runs += (uint64_t)after.runs - before.runs;
+	slot->vm->gmm->mappings += (uint64_t)after.mappings - before.mappings;
+}
+
+/* Drops what consecutive pages of equal kind hold, in as few calls as the ids allow. */
+static void drop_all(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm__pool *pool = &slot->vm->domain->pool;
+
+	for (uint32_t i = first; i < first + count;) {
+		enum gmm_page_state state = gmm__slot_state(slot, i);
+		bool broken = state == GMM_PAGE_BROKEN;
+		uint32_t n = 1;
+		if (gmm__state_is_covered(state)) {
+			while (i + n < first + count && gmm__state_is_covered(gmm__slot_state(slot, i + n)) &&
+			       (gmm__slot_state(slot, i + n) == GMM_PAGE_BROKEN) == broken &&
+			       slot->value[i + n] == slot->value[i] + n)
+				n++;
+			gmm__pool_drop(pool, slot->value[i], n, broken ? GMM__DROP_COVER : GMM__DROP_REFERENCE);
+		}
+		i += n;
+	}
+}
+
+void gmm__account_uncovered(struct gmm__slot *slot, uint32_t first, uint32_t count, enum gmm_page_state state)
+{
+	struct gmm__seams before = gmm__account_begin(slot, first, count);
+
+	drop_all(slot, first, count);
+	for (uint32_t i = first; i < first + count; i++)
+		gmm__slot_set(slot, i, state, 0);
+	gmm__account_end(slot, first, count, before);
+}
+
+/* A guest wrote to a shared page: the reference goes, the cover stays. */
+static void account_broken(struct gmm__slot *slot, uint32_t page)
+{
+	gmm__pool_drop(&slot->vm->domain->pool, slot->value[page], 1, GMM__DROP_BROKEN);
+	gmm__slot_set(slot, page, GMM_PAGE_BROKEN, slot->value[page]);
+	slot->vm->stats.cow_breaks++;
+}
+
+static void set_flag(struct gmm__slot *slot, uint32_t page, uint8_t flag, bool on)
+{
+	uint8_t old = slot->state[page];
+
+	__atomic_store_n(&slot->state[page], on ? old | flag : old & ~flag, __ATOMIC_RELAXED);
+}
+
+/* A page with a digest: unique, or it waits for its merge. */
+static void account_verdict(struct gmm__slot *slot, uint32_t page, struct gmm__verdict *verdict,
+			    struct gmm__progress *progress)
+{
+	enum gmm_page_state old = gmm__slot_state(slot, page);
+
+	/* It differed from that shared page a moment ago and has the same fingerprint still: a collision. */
+	if (verdict->kind == GMM__VERDICT_JOIN && old == GMM_PAGE_RACED && slot->value[page] == verdict->fingerprint)
+		verdict->kind = GMM__VERDICT_UNIQUE;
+	if (verdict->kind == GMM__VERDICT_UNIQUE || verdict->kind == GMM__VERDICT_ALONE) {
+		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, verdict->fingerprint);
+	} else {
+		progress->nominated += old != GMM_PAGE_NOMINATED && verdict->kind == GMM__VERDICT_TWIN;
+		gmm__slot_set(slot, page, GMM_PAGE_NOMINATED, verdict->fingerprint);
+	}
+}
+
+static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__found found)
+{
+	static const enum gmm_page_state states[] = {
+		[GMM__FOUND_ABSENT] = GMM_PAGE_ABSENT, [GMM__FOUND_SWAPPED] = GMM_PAGE_SWAPPED,
+		[GMM__FOUND_HUGE] = GMM_PAGE_HUGE, [GMM__FOUND_FOREIGN] = GMM_PAGE_FOREIGN,
+		[GMM__FOUND_WRITTEN] = GMM_PAGE_VOLATILE, [GMM__FOUND_DUE] = GMM_PAGE_VOLATILE,
+	};
+
+	slot->vm->stats.zero_breaks += found == GMM__FOUND_WRITTEN && gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
+	gmm__slot_set(slot, page, states[found], 0);
+}
+
+void gmm__account_findings(const struct gmm__region *region, const struct gmm__finding *finding,
+			   struct gmm__verdict *verdict, struct gmm__progress *progress)
+{
+	struct gmm__slot *slot = region->slot;
+	struct gmm__seams before = gmm__account_begin(slot, region->first, region->count);
+
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t page = region->first + i;
+		enum gmm__found found = finding[i].found;
+		if (slot->state[page] & GMM__FLAGS_REFUSED)
+			continue;
+		progress->found += found != GMM__FOUND_NOTHING && found != GMM__FOUND_DUE;
+		if (found >= GMM__FOUND_ZERO) {
+			progress->digested++;
+			set_flag(slot, page, GMM__FLAG_FILL, found == GMM__FOUND_FILL);
+			slot->vm->stats.zero_breaks += gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
+		}
+		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(gmm__slot_state(slot, page)))
+			account_broken(slot, page);
+		else if (verdict[i].kind != GMM__VERDICT_NONE)
+			account_verdict(slot, page, &verdict[i], progress);
+		else if (found != GMM__FOUND_NOTHING && !gmm__state_is_covered(gmm__slot_state(slot, page)))
+			account_finding(slot, page, found);
+	}
+	gmm__account_end(slot, region->first, region->count, before);
+}

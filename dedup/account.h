@@ -1,0 +1,31 @@
+/* Account: brings page tables, counts and references up to date with what was found and done. */
+#ifndef DEDUP_ACCOUNT_H
+#define DEDUP_ACCOUNT_H
+
+#include "dedup/backend.h"
+#include "dedup/plan.h"
+#include "dedup/region.h"
+
+/* What a pass did so far; the engine adds up. */
+struct gmm__progress {
+	uint64_t found;      /* pages that changed since the pass before */
+	uint64_t digested;
+	uint64_t nominated;  /* pages that newly wait for a merge */
+	uint64_t merged;
+	uint64_t postponed;  /* pages in runs shorter than what this pass merges */
+	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
+};
+
+/* Applies findings and verdicts to the region's page table. The caller has the claim. */
+void gmm__account_findings(const struct gmm__region *region, const struct gmm__finding *finding,
+			   struct gmm__verdict *verdict, struct gmm__progress *progress);
+
+/* Changes page states in [first, first + count) and keeps the VM's counts of mappings and runs: begin, any number of
+ * gmm__slot_set in the range, end. The caller has the claim. */
+struct gmm__seams gmm__account_begin(const struct gmm__slot *slot, uint32_t first, uint32_t count);
+void gmm__account_end(struct gmm__slot *slot, uint32_t first, uint32_t count, struct gmm__seams before);
+
+/* After a range was replaced by private memory: its pages get the state, their references and covers go. */
+void gmm__account_uncovered(struct gmm__slot *slot, uint32_t first, uint32_t count, enum gmm_page_state state);
+
+#endif

@@ -1,0 +1,43 @@
+/* Candidate index: fingerprint → a private page that had it when last digested.
+ *
+ * The one big table: 8 bytes a page of the domain's RAM. An entry is a hint that may be stale at any time; whoever
+ * uses it checks that the page still has this fingerprint and compares bytes. Buckets of 8 entries fill one cache
+ * line; a full neighbourhood loses its oldest hint.
+ *
+ * Threads: the caller holds the catalog's lock.
+ */
+#ifndef DEDUP_CANDIDATE_INDEX_H
+#define DEDUP_CANDIDATE_INDEX_H
+
+#include "gmm/ids.h"
+#include "gmm/mem.h"
+
+struct gmm__candidate {
+	uint32_t fingerprint; /* 0: empty */
+	gmm__page_id page;    /* in a seeded chunk */
+};
+
+enum { GMM__BUCKET = 8 };
+
+struct gmm__candidates {
+	struct gmm__mem *mem;
+	struct gmm__candidate *entry; /* buckets * GMM__BUCKET, cache-line aligned */
+	void *memory;
+	size_t memory_bytes;
+	uint32_t buckets;
+};
+
+/* Makes room for the fingerprints of `pages` pages; the entries stay. 0 or -ENOMEM with the table as it was. */
+int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages);
+void gmm__candidates_destroy(struct gmm__candidates *candidates);
+
+/* Brings the bucket into the cache ahead of a lookup. */
+void gmm__candidates_prefetch(const struct gmm__candidates *candidates, uint32_t fingerprint);
+
+/* The entry with this fingerprint, or NULL. */
+struct gmm__candidate *gmm__candidates_find(struct gmm__candidates *candidates, uint32_t fingerprint);
+
+/* Adds an entry. The caller changes one that gmm__candidates_find returned in place. */
+void gmm__candidates_put(struct gmm__candidates *candidates, uint32_t fingerprint, gmm__page_id page);
+
+#endif

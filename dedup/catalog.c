@@ -1,0 +1,128 @@
+/* Catalog: verdicts over the shared index and the candidate index. */
+#include "dedup/catalog.h"
+
+#include <string.h>
+#include <urcu/urcu-memb.h>
+
+/* A pool page lost its last reference: nobody may find it any more. Called by the pool, with its bytes. */
+static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
+{
+	struct gmm__catalog *catalog = arg;
+	struct gmm__digest digest = gmm__digest_page(bytes, &catalog->secret);
+
+	pthread_mutex_lock(&catalog->lock);
+	gmm__shared_remove(&catalog->shared, digest.fingerprint, page);
+	if (digest.kind == GMM__DIGEST_FILL)
+		gmm__fill_gone(&catalog->fills, digest.word, page);
+	pthread_mutex_unlock(&catalog->lock);
+}
+
+struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domain)
+{
+	struct gmm__catalog *catalog = gmm__mem_alloc(&gmm->mem, sizeof *catalog);
+
+	if (!catalog)
+		return NULL;
+	catalog->gmm = gmm;
+	catalog->pool = &domain->pool;
+	catalog->candidates.mem = catalog->shared.mem = &gmm->mem;
+	if (gmm__sys_of(gmm)->random(&catalog->secret, sizeof catalog->secret) != 0) {
+		gmm__mem_free(&gmm->mem, catalog, sizeof *catalog);
+		return NULL;
+	}
+	pthread_mutex_init(&catalog->lock, NULL);
+	domain->pool.gone = page_gone;
+	domain->pool.gone_arg = catalog;
+	return catalog;
+}
+
+void gmm__catalog_free(struct gmm__catalog *catalog)
+{
+	catalog->pool->gone = NULL;
+	gmm__candidates_destroy(&catalog->candidates);
+	gmm__shared_destroy(&catalog->shared);
+	pthread_mutex_destroy(&catalog->lock);
+	gmm__mem_free(&catalog->gmm->mem, catalog, sizeof *catalog);
+}
+
+/* The state of a hinted page, or GMM_PAGE_STATES when it is no candidate with this fingerprint any more. */
+static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
+{
+	const struct gmm__slot *slot = gmm__chunk_table_slot(&catalog->gmm->chunks, gmm__page_chunk(page));
+	if (!slot || slot->vm->domain->catalog != catalog)
+		return GMM_PAGE_STATES;
+	uint32_t index = page - gmm__slot_page_id(slot, 0);
+	if (index >= slot->pages || __atomic_load_n(&slot->value[index], __ATOMIC_RELAXED) != fingerprint)
+		return GMM_PAGE_STATES;
+	enum gmm_page_state state = gmm__slot_state(slot, index);
+	return state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED ? state : GMM_PAGE_STATES;
+}
+
+/* Twins find each other through one entry: it names the first page until the second comes, then the second, so
+ * that the first finds it; later ones see either. */
+struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
+{
+	struct gmm__verdict verdict = { .kind = GMM__VERDICT_UNIQUE, .fingerprint = fingerprint };
+
+	verdict.page = gmm__shared_find(&catalog->shared, fingerprint);
+	if (verdict.page != GMM__NIL) {
+		verdict.kind = GMM__VERDICT_JOIN;
+		return verdict;
+	}
+	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
+	if (!hint) {
+		gmm__candidates_put(&catalog->candidates, fingerprint, self);
+		return verdict;
+	}
+	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
+				    hint_state(catalog, fingerprint, hint->page);
+	if (state != GMM_PAGE_STATES) {
+		verdict.kind = GMM__VERDICT_TWIN;
+		verdict.page = hint->page;
+	}
+	if (state != GMM_PAGE_NOMINATED)
+		hint->page = self;
+	return verdict;
+}
+
+struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
+{
+	struct gmm__verdict verdict = gmm__catalog_offer(catalog, fingerprint, self);
+
+	if (verdict.kind == GMM__VERDICT_TWIN)
+		verdict.kind = GMM__VERDICT_PROMOTE;
+	else if (verdict.kind == GMM__VERDICT_UNIQUE)
+		verdict.kind = GMM__VERDICT_ALONE;
+	return verdict;
+}
+
+void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
+{
+	pthread_mutex_lock(&catalog->lock);
+	gmm__shared_put(&catalog->shared, fingerprint, page); /* without memory others just do not find it */
+	pthread_mutex_unlock(&catalog->lock);
+}
+
+void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
+{
+	if (gmm__pool_ref(catalog->pool, page, 1) == 0)
+		return;
+	struct gmm__digest digest = gmm__digest_page(gmm__pool_bytes(catalog->pool, page), &catalog->secret);
+	if (digest.fingerprint != fingerprint) {
+		pthread_mutex_lock(&catalog->lock);
+		gmm__shared_remove(&catalog->shared, fingerprint, page);
+		pthread_mutex_unlock(&catalog->lock);
+	}
+	gmm__pool_drop(catalog->pool, page, 1, GMM__DROP_REFERENCE);
+}
+
+void gmm__catalog_reap(struct gmm__catalog *catalog)
+{
+	pthread_mutex_lock(&catalog->lock);
+	struct gmm__shared_table *tables = gmm__shared_take_retired(&catalog->shared);
+	pthread_mutex_unlock(&catalog->lock);
+	if (!tables)
+		return;
+	urcu_memb_synchronize_rcu();
+	gmm__shared_free(&catalog->gmm->mem, tables);
+}

@@ -1,0 +1,63 @@
+/* The catalog of a trust domain: what knows every digest of the domain and owns its indexes.
+ *
+ * It answers one question: what is to be done with a page of this digest? An answer (verdict) names a page that
+ * may be equal; it holds no reference yet, the merge takes one (gmm__pool_ref) before it compares.
+ *
+ * Threads: any; the catalog's mutex has rank 20.
+ */
+#ifndef DEDUP_CATALOG_H
+#define DEDUP_CATALOG_H
+
+#include "dedup/candidate_index.h"
+#include "dedup/digest.h"
+#include "dedup/fill_extents.h"
+#include "dedup/shared_index.h"
+#include "gmm/instance.h"
+
+struct gmm__catalog {
+	struct gmm *gmm;
+	struct gmm__pool *pool;
+	struct gmm__secret secret;
+	pthread_mutex_t lock;              /* rank 20; guards the three below, for writers */
+	struct gmm__candidates candidates;
+	struct gmm__shared_index shared;
+	struct gmm__fill_extents fills;
+};
+
+struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domain);
+void gmm__catalog_free(struct gmm__catalog *catalog);
+
+enum gmm__verdict_kind {
+	GMM__VERDICT_NONE,    /* not asked */
+	GMM__VERDICT_UNIQUE,  /* nobody has it; remembered as a candidate */
+	GMM__VERDICT_TWIN,    /* page: a private page that had it first; both are to be merged at the next pass */
+	GMM__VERDICT_ZERO,    /* drop it */
+	GMM__VERDICT_JOIN,    /* page: a shared page */
+	GMM__VERDICT_PROMOTE, /* page: its twin, a private page; put this one into the pool */
+	GMM__VERDICT_FILL,    /* word: use the word's extent, or make one of the run it lies in */
+	GMM__VERDICT_ALONE,   /* was nominated, but its twin is gone */
+};
+
+struct gmm__verdict {
+	enum gmm__verdict_kind kind;
+	uint32_t fingerprint;
+	gmm__page_id page;
+	uint64_t word;
+};
+
+/* A page just digested: `self` is its page id in its seeded chunk. Call with the lock and inside an RCU section. */
+struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
+
+/* A page nominated in an earlier pass whose turn to be merged it is. Call with the lock. */
+struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
+
+/* A page was promoted: others find it from now on. */
+void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
+
+/* The shared page turned out not to have the fingerprint it is listed under: forget that entry if so. */
+void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
+
+/* Frees what was retired, after a grace period. Not inside an RCU section. */
+void gmm__catalog_reap(struct gmm__catalog *catalog);
+
+#endif

@@ -1,0 +1,439 @@
+/* Engine: passes, the two threads, and the order of the stages. */
+#include "dedup/engine.h"
+
+#include <string.h>
+#include <urcu/urcu-memb.h>
+
+#include "dedup/index.h"
+
+enum { RETRY_PASSES = 16, NANOSECONDS_PER_MS = 1000000 };
+
+/* ---- one region ------------------------------------------------------------------------------------------------- */
+
+/* Twins found in other VMs: each VM is claimed for its own page table. */
+static void nominate(struct gmm__engine *engine)
+{
+	struct gmm__nominations *nominations = &engine->nominations;
+	struct gmm_vm *claimed = NULL;
+	uint32_t kept = 0;
+
+	urcu_memb_read_lock();
+	for (uint32_t k = 0; k < nominations->n; k++) {
+		gmm__page_id page = nominations->page[k];
+		struct gmm__slot *slot = gmm__chunk_table_slot(&engine->gmm->chunks, gmm__page_chunk(page));
+		uint32_t i = slot ? page - gmm__slot_page_id(slot, 0) : 0;
+		if (!slot || i >= slot->pages)
+			continue;
+		if (claimed != slot->vm) {
+			if (claimed)
+				gmm__vm_release(claimed);
+			claimed = gmm__vm_try_claim(slot->vm) ? slot->vm : NULL;
+		}
+		if (!claimed && kept < GMM__REGION_PAGES / 2) {
+			nominations->page[kept++] = page; /* with the next region */
+		} else if (claimed && !slot->dead && gmm__slot_state(slot, i) == GMM_PAGE_UNIQUE &&
+			   !(slot->state[i] & GMM__FLAGS_REFUSED)) {
+			gmm__slot_set(slot, i, GMM_PAGE_NOMINATED, slot->value[i]);
+			engine->progress.nominated++;
+		}
+	}
+	if (claimed)
+		gmm__vm_release(claimed);
+	urcu_memb_read_unlock();
+	nominations->n = kept;
+}
+
+static void collect_twins(struct gmm__engine *engine, uint32_t count)
+{
+	uint32_t run = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct gmm__verdict *v = &engine->verdict[i];
+		bool twin = v->kind == GMM__VERDICT_TWIN;
+		if (twin)
+			engine->nominations.page[engine->nominations.n++] = v->page;
+		if (run && (!twin || v->page != v[-1].page + 1)) {
+			gmm__plan_count(&engine->progress.waiting, run);
+			run = 0;
+		}
+		run += twin;
+	}
+	if (run)
+		gmm__plan_count(&engine->progress.waiting, run);
+}
+
+static void merge_runs(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend,
+				    .catalog = region->slot->vm->domain->catalog, .region = region,
+				    .verdict = engine->verdict, .progress = &engine->progress,
+				    .nominations = &engine->nominations };
+	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run);
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct gmm__run *run = &engine->run[i];
+		if (run->kind != GMM__VERDICT_ZERO && run->count < engine->min_run) {
+			gmm__plan_count(&engine->progress.waiting, run->count);
+			engine->progress.postponed += run->count;
+		} else {
+			gmm__merge_run(&merge, run);
+		}
+	}
+}
+
+/* The merge thread's part of a region. */
+static void process(struct gmm__engine *engine)
+{
+	const struct gmm__region *region = &engine->job.region;
+	struct gmm__catalog *catalog = region->slot->vm->domain->catalog;
+
+	if (!gmm__vm_claim(region->slot->vm, false))
+		return;
+	if (region->slot->dead) {
+		gmm__vm_release(region->slot->vm);
+		return;
+	}
+	urcu_memb_read_lock();
+	gmm__index_region(catalog, engine->backend, region, engine->job.finding, engine->retry_budget, engine->verdict);
+	urcu_memb_read_unlock();
+	gmm__account_findings(region, engine->job.finding, engine->verdict, &engine->progress);
+	gmm__vm_release(region->slot->vm);
+	collect_twins(engine, region->count);
+	merge_runs(engine, region);
+	nominate(engine);
+}
+
+static void digest_region(const struct gmm__engine *engine, const struct gmm__region *region, struct gmm__finding *finding)
+{
+	const struct gmm__secret *secret = &region->slot->vm->domain->catalog->secret;
+
+	for (uint32_t i = 0; i < region->count; i++) {
+		if (finding[i].found != GMM__FOUND_DUE)
+			continue;
+		struct gmm__digest digest =
+			gmm__digest_page(engine->backend->bytes(region->slot, region->first + i), secret);
+		finding[i].found = digest.kind == GMM__DIGEST_ZERO ? GMM__FOUND_ZERO :
+				   digest.kind == GMM__DIGEST_FILL ? GMM__FOUND_FILL : GMM__FOUND_OTHER;
+		finding[i].fingerprint = digest.fingerprint;
+		finding[i].word = digest.word;
+	}
+}
+
+/* ---- threads ---------------------------------------------------------------------------------------------------- */
+
+static bool must_leave(struct gmm__engine *engine)
+{
+	return engine->stopping || engine->pausing;
+}
+
+/* Hands the job to the merge thread and waits for it. Without threads (tests) it is done here. */
+static void run_job(struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+
+	if (!engine->merge_thread) {
+		process(engine);
+		return;
+	}
+	pthread_mutex_lock(&gmm->lock);
+	engine->job_ready = true;
+	pthread_cond_broadcast(&engine->job_changed);
+	while (engine->job_ready)
+		pthread_cond_wait(&engine->job_changed, &gmm->lock);
+	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+static void *merge_main(void *arg)
+{
+	struct gmm__engine *engine = arg;
+	struct gmm *gmm = engine->gmm;
+
+	urcu_memb_register_thread();
+	pthread_mutex_lock(&gmm->lock);
+	for (;;) {
+		while (!engine->job_ready && !engine->merge_stopping)
+			pthread_cond_wait(&engine->job_changed, &gmm->lock);
+		if (!engine->job_ready)
+			break;
+		pthread_mutex_unlock(&gmm->lock);
+		process(engine);
+		pthread_mutex_lock(&gmm->lock);
+		engine->job_ready = false;
+		engine->cpu_ns[1] = gmm__sys_of(gmm)->thread_cpu_ns();
+		pthread_cond_broadcast(&engine->job_changed);
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	urcu_memb_unregister_thread();
+	return NULL;
+}
+
+/* ---- passes ------------------------------------------------------------------------------------------------------ */
+
+/* Returns false when the VM, the slot or the engine has to be left. */
+static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	struct gmm__scan_options options = { .no_window = engine->gmm->options.window_ms == 0,
+					     .retry = engine->passes % RETRY_PASSES == RETRY_PASSES - 1 };
+	struct gmm *gmm = engine->gmm;
+	struct gmm__finding *finding = engine->job.finding;
+
+	int found = gmm__scan_region(engine->backend, region, &options, finding);
+	if (found > 0)
+		digest_region(engine, region, finding);
+	if (found > 0 || (found == 0 && gmm__scan_has_waiting(region, engine->retry_budget))) {
+		engine->job.region = *region;
+		run_job(engine);
+	}
+	pthread_mutex_lock(&gmm->lock);
+	bool stay = !must_leave(engine) && !region->slot->vm->dead && !region->slot->dead;
+	pthread_mutex_unlock(&gmm->lock);
+	return stay;
+}
+
+static bool scan_slot(struct gmm__engine *engine, struct gmm__slot *slot)
+{
+	for (uint32_t first = 0; first < slot->pages; first += GMM__REGION_PAGES) {
+		uint32_t left = slot->pages - first;
+		struct gmm__region region = { slot, first, left < GMM__REGION_PAGES ? left : GMM__REGION_PAGES };
+		if (!scan_region(engine, &region))
+			return false;
+	}
+	return true;
+}
+
+/* The slot after gfn `from`; looked up anew each time, since slots come and go. */
+static struct gmm__slot *next_slot(struct gmm_vm *vm, uint64_t from)
+{
+	struct gmm__slot *found = NULL;
+
+	urcu_memb_read_lock();
+	const struct gmm__slots *slots = rcu_dereference(vm->slots);
+	for (uint32_t i = 0; !found && i < slots->n; i++)
+		if (slots->slot[i]->gfn >= from && !slots->slot[i]->dead)
+			found = slots->slot[i];
+	urcu_memb_read_unlock();
+	return found;
+}
+
+static void reserve_index(struct gmm__engine *engine, struct gmm__domain *domain)
+{
+	pthread_mutex_lock(&domain->catalog->lock);
+	int rc = gmm__candidates_reserve(&domain->catalog->candidates, domain->pages);
+	pthread_mutex_unlock(&domain->catalog->lock);
+	if (rc != 0)
+		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the candidate index of domain %s", domain->name);
+}
+
+/* The VM after `last` in scan order, now visited; NULL at the end. Ends the visit of `last`. */
+static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
+{
+	struct gmm *gmm = engine->gmm;
+
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm_vm *vm = must_leave(engine) ? NULL : last ? last->next : gmm->vms;
+	while (vm && vm->dead)
+		vm = vm->next;
+	if (vm)
+		vm->visited = true;
+	if (last) {
+		last->visited = false;
+		pthread_cond_broadcast(&gmm->changed);
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	return vm;
+}
+
+static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
+{
+	uint64_t from = 0;
+	struct gmm__slot *slot;
+
+	reserve_index(engine, vm->domain);
+	while (!vm->dead && !engine->stopping && (slot = next_slot(vm, from)) != NULL) {
+		from = slot->gfn + slot->pages;
+		if (!scan_slot(engine, slot))
+			break;
+	}
+	gmm__catalog_reap(vm->domain->catalog);
+}
+
+/* What the next pass merges, and whether this one found next to nothing to do. */
+static void conclude(struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+	const struct gmm__progress *done = &engine->progress;
+	uint64_t mappings = gmm->mappings, left = mappings < gmm->max_mappings ? gmm->max_mappings - mappings : 0;
+	uint32_t threshold = gmm__plan_threshold(&done->waiting, left);
+
+	/* Runs that were too short are the next to be tried, longest first, until the budget is spent. */
+	if (done->postponed && threshold > engine->min_run / 2)
+		threshold = engine->min_run / 2;
+	engine->min_run = threshold > 1 ? threshold : 1;
+
+	uint64_t work = done->merged + done->nominated + done->postponed + done->found, pages = 0;
+	pthread_mutex_lock(&gmm->lock);
+	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next)
+		pages += vm->stats.pages;
+	bool little = (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
+		      done->found * 100 <= pages;
+	engine->quiet_passes = work == 0 ? 3 : little ? engine->quiet_passes + 1 : 0;
+	engine->retry_budget = left > gmm->max_mappings / 16;
+	engine->digested_pages += done->digested;
+	if (!must_leave(engine)) {
+		engine->passes++;
+		engine->settled = engine->quiet_passes >= 3 && !engine->disturbed;
+		engine->disturbed = false;
+	}
+	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
+	pthread_cond_broadcast(&gmm->changed);
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+void gmm__engine_pass(struct gmm__engine *engine)
+{
+	memset(&engine->progress, 0, sizeof engine->progress);
+	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
+		scan_vm(engine, vm);
+	conclude(engine);
+}
+
+/* Between two passes: a window, so that what was found written then can be judged, and the interval once settled. */
+static void rest(struct gmm__engine *engine)
+{
+	const struct gmm_options *options = &engine->gmm->options;
+	struct gmm *gmm = engine->gmm;
+	uint64_t ms = options->window_ms;
+
+	pthread_mutex_lock(&gmm->lock);
+	if (engine->quiet_passes > 0 && options->pass_interval_ms > ms)
+		ms = options->pass_interval_ms;
+	uint64_t end = gmm__sys_of(gmm)->clock_ns() + ms * NANOSECONDS_PER_MS;
+	engine->resting = true;
+	pthread_cond_broadcast(&gmm->changed);
+	while (!engine->stopping && (engine->pausing || gmm__sys_of(gmm)->clock_ns() < end)) {
+		if (engine->pausing)
+			pthread_cond_wait(&gmm->changed, &gmm->lock);
+		else
+			gmm__wait_until(gmm, end);
+	}
+	engine->resting = false;
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+static void *scan_main(void *arg)
+{
+	struct gmm__engine *engine = arg;
+
+	urcu_memb_register_thread();
+	while (!engine->stopping) {
+		gmm__engine_pass(engine);
+		rest(engine);
+	}
+	urcu_memb_unregister_thread();
+	return NULL;
+}
+
+/* ---- start and stop ------------------------------------------------------------------------------------------------ */
+
+static int start_threads(struct gmm__engine *engine)
+{
+	const struct gmm__sys *sys = gmm__sys_of(engine->gmm);
+
+	int rc = sys->thread_start(&engine->merge_thread, "gmm-merge", false, merge_main, engine);
+	if (rc != 0) {
+		engine->merge_thread = 0;
+		return rc;
+	}
+	rc = sys->thread_start(&engine->scan_thread, "gmm-scan", true, scan_main, engine);
+	if (rc != 0)
+		engine->scan_thread = 0;
+	return rc;
+}
+
+static void stop_threads(struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+
+	pthread_mutex_lock(&gmm->lock);
+	engine->stopping = true;
+	pthread_cond_broadcast(&gmm->changed);
+	pthread_mutex_unlock(&gmm->lock);
+	if (engine->scan_thread)
+		sys->thread_join(engine->scan_thread);
+	pthread_mutex_lock(&gmm->lock);
+	engine->merge_stopping = true;
+	pthread_cond_broadcast(&engine->job_changed);
+	pthread_mutex_unlock(&gmm->lock);
+	if (engine->merge_thread)
+		sys->thread_join(engine->merge_thread);
+}
+
+static void free_engine(struct gmm__engine *engine)
+{
+	pthread_cond_destroy(&engine->job_changed);
+	gmm__mem_free(&engine->gmm->mem, engine, sizeof *engine);
+}
+
+int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
+{
+	struct gmm__engine *engine = gmm__mem_alloc(&gmm->mem, sizeof *engine);
+
+	if (!engine)
+		return GMM_ERR_NO_MEMORY;
+	engine->gmm = gmm;
+	engine->backend = backend;
+	engine->min_run = 1;
+	engine->retry_budget = true;
+	pthread_cond_init(&engine->job_changed, NULL);
+	if (start_threads(engine) != 0) {
+		stop_threads(engine);
+		free_engine(engine);
+		return GMM_ERR_NO_MEMORY;
+	}
+	pthread_mutex_lock(&gmm->lock);
+	gmm->engine = engine;
+	pthread_mutex_unlock(&gmm->lock);
+	return GMM_OK;
+}
+
+void gmm__engine_stop(struct gmm *gmm)
+{
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm__engine *engine = gmm->engine;
+	gmm->engine = NULL;
+	pthread_mutex_unlock(&gmm->lock);
+	if (!engine)
+		return;
+	stop_threads(engine);
+	pthread_mutex_lock(&gmm->lock);
+	gmm->ended.passes += engine->passes;
+	gmm->ended.cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
+	gmm->ended.digested_pages += engine->digested_pages;
+	pthread_cond_broadcast(&gmm->changed);
+	pthread_mutex_unlock(&gmm->lock);
+	free_engine(engine);
+}
+
+void gmm__engine_disturb(struct gmm *gmm)
+{
+	pthread_mutex_lock(&gmm->lock);
+	if (gmm->engine) {
+		gmm->engine->settled = false;
+		gmm->engine->disturbed = true;
+		gmm->engine->quiet_passes = 0;
+	}
+	pthread_cond_broadcast(&gmm->changed);
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+void gmm__engine_wait_left(struct gmm_vm *vm)
+{
+	struct gmm *gmm = vm->gmm;
+
+	pthread_mutex_lock(&gmm->lock);
+	while (vm->visited)
+		pthread_cond_wait(&gmm->changed, &gmm->lock);
+	pthread_mutex_unlock(&gmm->lock);
+}

@@ -1,0 +1,69 @@
+/* The engine: puts the stages in order.
+ *
+ *   scan thread (SCHED_IDLE)    scan → digest, a region at a time; holds no lock and no claim; then waits for
+ *   merge thread (normal)       index → account → plan → merge (freeze → verify → share → thaw → account)
+ *
+ * A thread of low priority that held frozen pages, a claim or a lock would make guests wait on a busy host. Both
+ * threads block all signals: they must never take one meant for the VMM.
+ *
+ * A VM that the engine visits is not freed: whoever destroys it, or removes a slot, waits for the visit to end, which
+ * is at the end of the region.
+ */
+#ifndef DEDUP_ENGINE_H
+#define DEDUP_ENGINE_H
+
+#include "dedup/merge.h"
+#include "dedup/scan.h"
+
+/* What the scan thread hands to the merge thread. */
+struct gmm__job {
+	struct gmm__region region;
+	struct gmm__finding finding[GMM__REGION_PAGES];
+};
+
+struct gmm__engine {
+	struct gmm *gmm;
+	const struct gmm__backend *backend;
+	uintptr_t scan_thread;
+	uintptr_t merge_thread;
+
+	/* Guarded by gmm.lock, signalled by gmm.changed. */
+	_Atomic bool stopping;
+	_Atomic bool pausing;
+	bool merge_stopping;
+	bool disturbed;            /* new RAM came during this pass */
+	bool resting;              /* the scan thread is between passes */
+	bool settled;
+	bool job_ready;            /* the merge thread has work */
+	pthread_cond_t job_changed; /* with gmm.lock */
+	uint64_t passes;
+	uint64_t cpu_ns[2];        /* of the scan and the merge thread */
+	uint64_t digested_pages;
+
+	/* The scan thread's, and the merge thread's while a job is ready. */
+	struct gmm__job job;
+	struct gmm__progress progress;  /* of this pass */
+	uint32_t min_run;               /* shortest run merged in this pass */
+	bool retry_budget;              /* pages refused for the budget are tried again */
+	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
+	struct gmm__verdict verdict[GMM__REGION_PAGES];
+	struct gmm__run run[GMM__REGION_PAGES];
+	struct gmm__nominations nominations;
+};
+
+/* Starts the threads, unpauses. 0 or a gmm_status. backend: gmm__backend_mapped() but in tests. */
+int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend);
+int gmm__engine_pause(struct gmm *gmm);
+void gmm__engine_stop(struct gmm *gmm);
+
+/* One pass over all VMs by the calling thread, an RCU-registered one, with the engine's threads not running: what the
+ * threads do, for tests. */
+void gmm__engine_pass(struct gmm__engine *engine);
+
+/* What the engine knows of new RAM: it is not settled any more. */
+void gmm__engine_disturb(struct gmm *gmm);
+
+/* Waits until the engine does not visit the VM. The VM or slot is marked dead, so that it leaves soon. */
+void gmm__engine_wait_left(struct gmm_vm *vm);
+
+#endif

@@ -1,0 +1,93 @@
+/* Index stage: looks digests up in the catalog. */
+#include "dedup/index.h"
+
+#include <string.h>
+
+struct indexing {
+	struct gmm__catalog *catalog;
+	const struct gmm__region *region;
+	const struct gmm__finding *finding;
+};
+
+static uint32_t fill_run(const struct indexing *in, uint32_t i)
+{
+	uint32_t n = 0;
+
+	while (i + n < in->region->count && in->finding[i + n].found == GMM__FOUND_FILL &&
+	       in->finding[i + n].word == in->finding[i].word)
+		n++;
+	return n;
+}
+
+/* A run of pages that repeat one word. Returns how many verdicts it gave. */
+static uint32_t index_fill(const struct indexing *in, uint32_t i, struct gmm__verdict *verdict)
+{
+	uint32_t n = fill_run(in, i);
+	const struct gmm__finding *f = &in->finding[i];
+
+	if (n >= GMM__FILL_RUN || gmm__fill_find(&in->catalog->fills, f->word)) {
+		for (uint32_t k = i; k < i + n; k++)
+			verdict[k] = (struct gmm__verdict){ GMM__VERDICT_FILL, f->fingerprint, GMM__NIL, f->word };
+	} else {
+		for (uint32_t k = i; k < i + n; k++)
+			verdict[k] = gmm__catalog_offer(in->catalog, f->fingerprint,
+							gmm__slot_page_id(in->region->slot, in->region->first + k));
+	}
+	return n;
+}
+
+/* A page found in an earlier pass. Those that repeat a word are read for it: they were present then. */
+static struct gmm__verdict index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page)
+{
+	const struct gmm__slot *slot = in->region->slot;
+	uint32_t fingerprint = slot->value[page];
+
+	if (fingerprint == 0)
+		return (struct gmm__verdict){ .kind = GMM__VERDICT_ZERO };
+	if (slot->state[page] & GMM__FLAG_FILL) {
+		uint64_t word;
+		memcpy(&word, backend->bytes(slot, page), sizeof word);
+		if (gmm__fill_find(&in->catalog->fills, word))
+			return (struct gmm__verdict){ GMM__VERDICT_FILL, fingerprint, GMM__NIL, word };
+	}
+	return gmm__catalog_settle(in->catalog, fingerprint, gmm__slot_page_id(slot, page));
+}
+
+static void prefetch(const struct indexing *in, uint32_t i)
+{
+	if (i < in->region->count && in->finding[i].found == GMM__FOUND_OTHER) {
+		gmm__candidates_prefetch(&in->catalog->candidates, in->finding[i].fingerprint);
+		gmm__shared_prefetch(&in->catalog->shared, in->finding[i].fingerprint);
+	}
+}
+
+void gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,
+		       const struct gmm__region *region, const struct gmm__finding *finding, bool with_budget,
+		       struct gmm__verdict *ret_verdict)
+{
+	struct indexing in = { catalog, region, finding };
+
+	memset(ret_verdict, 0, region->count * sizeof *ret_verdict);
+	pthread_mutex_lock(&catalog->lock);
+	for (uint32_t i = 0; i < region->count;) {
+		uint32_t page = region->first + i;
+		enum gmm_page_state state = gmm__slot_state(region->slot, page);
+		prefetch(&in, i + 8);
+		if (region->slot->state[page] & GMM__FLAGS_REFUSED) {
+			i++;
+		} else if (finding[i].found == GMM__FOUND_FILL) {
+			i += index_fill(&in, i, ret_verdict);
+		} else {
+			if (finding[i].found == GMM__FOUND_ZERO)
+				ret_verdict[i].kind = GMM__VERDICT_ZERO;
+			else if (finding[i].found == GMM__FOUND_OTHER)
+				ret_verdict[i] = gmm__catalog_offer(catalog, finding[i].fingerprint,
+								    gmm__slot_page_id(region->slot, page));
+			else if (finding[i].found == GMM__FOUND_NOTHING &&
+				 (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET)))
+				ret_verdict[i] = index_waiting(&in, backend, page);
+			i++;
+		}
+	}
+	pthread_mutex_unlock(&catalog->lock);
+}

@@ -1,0 +1,14 @@
+/* Index: what is to be done with each page of a region, by the catalog. */
+#ifndef DEDUP_INDEX_H
+#define DEDUP_INDEX_H
+
+#include "dedup/backend.h"
+#include "dedup/region.h"
+
+/* Verdicts for pages just digested and for those that wait for their merge; NONE for all others. with_budget: pages
+ * once refused for the mapping budget are asked again. The caller has the claim and is an RCU reader. */
+void gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,
+		       const struct gmm__region *region, const struct gmm__finding *finding, bool with_budget,
+		       struct gmm__verdict *ret_verdict);
+
+#endif

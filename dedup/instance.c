@@ -1,0 +1,454 @@
+/* Instances, VMs and trust domains: opening, closing, statistics. The public calls of gmm.h that are about them. */
+#include "dedup/instance.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <urcu/urcu-memb.h>
+
+#include "dedup/catalog.h"
+#include "dedup/engine.h"
+#include "dedup/fork.h"
+#include "dedup/mapped.h"
+
+enum { VM_MAX = 65535 };
+
+/* ---- open and close ----------------------------------------------------------------------------------------------- */
+
+void gmm_options_init(struct gmm_options *options)
+{
+	*options = (struct gmm_options){ .struct_size = sizeof *options, .window_ms = 2000, .pass_interval_ms = 2000 };
+}
+
+static int check_host(struct gmm *gmm)
+{
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	char why[256] = "";
+	int rc = gmm__sys_check_features(sys, why, sizeof why);
+
+	if (rc != 0)
+		gmm__log(gmm, GMM_LOG_ERROR, "page sharing is not possible on this host: %s", why);
+	if (rc == -EPERM || rc == -EACCES)
+		return GMM_ERR_NO_PERMISSION;
+	if (rc == -EOPNOTSUPP || rc == -ENOSYS)
+		return GMM_ERR_UNSUPPORTED_KERNEL;
+	if (rc != 0)
+		return rc == -ENOMEM ? GMM_ERR_NO_MEMORY : GMM_ERR_SYSTEM;
+	if (!gmm__sys_swap_unsafe(sys))
+		return GMM_OK;
+	gmm__log(gmm, GMM_LOG_ERROR, "swap is on, and UFFDIO_MOVE has races with the swap cache before Linux 6.16");
+	return GMM_ERR_SWAP_UNSAFE;
+}
+
+static void init_locks(struct gmm *gmm)
+{
+	pthread_condattr_t monotonic;
+
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&gmm->changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	pthread_mutex_init(&gmm->lock, NULL);
+	pthread_mutex_init(&gmm->ram_lock, NULL);
+	pthread_mutex_init(&gmm->freeze_lock, NULL);
+}
+
+static void free_instance(struct gmm *gmm)
+{
+	const struct gmm__sys *sys = gmm->mem.sys;
+
+	gmm__chunk_table_destroy(&gmm->chunks);
+	pthread_cond_destroy(&gmm->changed);
+	pthread_mutex_destroy(&gmm->lock);
+	pthread_mutex_destroy(&gmm->ram_lock);
+	pthread_mutex_destroy(&gmm->freeze_lock);
+	sys->free(gmm);
+}
+
+int gmm__instance_open(const struct gmm_options *options, const struct gmm__sys *sys, struct gmm **ret_gmm)
+{
+	struct gmm *gmm = sys->alloc(sizeof *gmm);
+
+	if (!gmm)
+		return GMM_ERR_NO_MEMORY;
+	gmm->mem.sys = sys;
+	gmm->process_id = sys->process_id();
+	gmm->options = *options;
+	gmm->max_mappings = options->max_mappings ? options->max_mappings : gmm__sys_max_map_count(sys) / 2;
+	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = -1;
+	init_locks(gmm);
+	gmm__chunk_table_init(&gmm->chunks, &gmm->mem);
+	int status = check_host(gmm);
+	if (status == GMM_OK)
+		status = gmm__mapped_open(gmm);
+	if (status == GMM_OK && gmm__fork_register(gmm) != 0) {
+		gmm__mapped_close(gmm);
+		status = GMM_ERR_NO_MEMORY;
+	}
+	if (status != GMM_OK) {
+		free_instance(gmm);
+		return status;
+	}
+	*ret_gmm = gmm;
+	return GMM_OK;
+}
+
+int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
+{
+	struct gmm_options defaults;
+
+	gmm_options_init(&defaults);
+	if (!ret_gmm || (options && options->struct_size != sizeof *options))
+		return GMM_ERR_INVALID_PARAMETER;
+	return gmm__instance_open(options ? options : &defaults, gmm__sys_linux(), ret_gmm);
+}
+
+int gmm_instance_close(struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	pthread_mutex_lock(&gmm->lock);
+	bool busy = gmm->vms != NULL;
+	pthread_mutex_unlock(&gmm->lock);
+	if (busy)
+		return GMM_ERR_WRONG_ORDER;
+	gmm__engine_stop(gmm);
+	gmm__fork_unregister(gmm);
+	gmm__mapped_close(gmm);
+	free_instance(gmm);
+	return GMM_OK;
+}
+
+/* ---- domains --------------------------------------------------------------------------------------------------------- */
+
+static struct gmm__domain *find_domain(struct gmm *gmm, const char *name)
+{
+	struct gmm__domain *domain = gmm->domains;
+
+	while (domain && strcmp(domain->name, name) != 0)
+		domain = domain->next;
+	return domain;
+}
+
+static struct gmm__domain *new_domain(struct gmm *gmm, const char *name)
+{
+	struct gmm__domain *domain = gmm__mem_alloc(&gmm->mem, sizeof *domain);
+
+	if (!domain)
+		return NULL;
+	strcpy(domain->name, name);
+	gmm__pool_init(&domain->pool, &gmm->mem, &gmm->chunks, NULL, NULL);
+	domain->catalog = gmm__catalog_new(gmm, domain);
+	if (domain->catalog)
+		return domain;
+	gmm__pool_destroy(&domain->pool);
+	gmm__mem_free(&gmm->mem, domain, sizeof *domain);
+	return NULL;
+}
+
+static void free_domain(struct gmm *gmm, struct gmm__domain *domain)
+{
+	gmm__catalog_free(domain->catalog);
+	gmm__pool_destroy(&domain->pool);
+	gmm__mem_free(&gmm->mem, domain, sizeof *domain);
+}
+
+/* Takes the VM out of the lists. Returns its domain if it was the last VM in it. */
+static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
+{
+	struct gmm *gmm = vm->gmm;
+	struct gmm__domain *domain = vm->domain;
+	struct gmm_vm **link = &gmm->vms;
+
+	while (*link != vm)
+		link = &(*link)->next;
+	*link = vm->next;
+	gmm->n_vms--;
+	if (--domain->vms > 0)
+		return NULL;
+	struct gmm__domain **domain_link = &gmm->domains;
+	while (*domain_link != domain)
+		domain_link = &(*domain_link)->next;
+	*domain_link = domain->next;
+	return domain;
+}
+
+/* ---- VMs ---------------------------------------------------------------------------------------------------------------- */
+
+void gmm_vm_options_init(struct gmm_vm_options *options)
+{
+	*options = (struct gmm_vm_options){ .struct_size = sizeof *options, .priority = GMM_PRIORITY_NORMAL };
+}
+
+static bool vm_options_valid(const struct gmm_vm_options *options)
+{
+	return options->struct_size == sizeof *options && (unsigned)options->priority <= GMM_PRIORITY_HIGH &&
+	       (!options->name || strlen(options->name) <= GMM_NAME_MAX) &&
+	       (!options->domain || (strlen(options->domain) <= GMM_NAME_MAX && options->domain[0]));
+}
+
+/* In scan order: higher priority first, then older first. With gmm.lock. */
+static void link_vm(struct gmm_vm *vm, struct gmm__domain *domain)
+{
+	struct gmm *gmm = vm->gmm;
+	struct gmm_vm **link = &gmm->vms;
+
+	if (domain->vms++ == 0) {
+		domain->next = gmm->domains;
+		gmm->domains = domain;
+	}
+	vm->domain = domain;
+	while (*link && (*link)->priority >= vm->priority)
+		link = &(*link)->next;
+	vm->next = *link;
+	*link = vm;
+	gmm->n_vms++;
+}
+
+static void free_vm(struct gmm_vm *vm)
+{
+	while (vm->pins) {
+		struct gmm__pin *pin = vm->pins;
+		vm->pins = pin->next;
+		gmm__mem_free(&vm->gmm->mem, pin, sizeof *pin);
+	}
+	gmm__mem_free(&vm->gmm->mem, vm, sizeof *vm);
+}
+
+static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, struct gmm_vm **ret_vm)
+{
+	const char *name = options->domain ? options->domain : "default";
+	struct gmm_vm *vm = gmm__mem_alloc(&gmm->mem, sizeof *vm);
+
+	if (!vm)
+		return GMM_ERR_NO_MEMORY;
+	vm->gmm = gmm;
+	vm->priority = options->priority;
+	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm__domain *domain = find_domain(gmm, name);
+	if (!domain)
+		domain = new_domain(gmm, name);
+	bool room = gmm->n_vms < VM_MAX;
+	if (vm->slots && domain && room) {
+		vm->number = ++gmm->next_vm_number;
+		if (options->name)
+			strcpy(vm->name, options->name);
+		else
+			snprintf(vm->name, sizeof vm->name, "vm%u", vm->number);
+		link_vm(vm, domain);
+		pthread_mutex_unlock(&gmm->lock);
+		*ret_vm = vm;
+		return GMM_OK;
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	if (domain && domain->vms == 0)
+		free_domain(gmm, domain);
+	if (vm->slots)
+		gmm__vm_slots_free(vm, vm->slots);
+	gmm__mem_free(&gmm->mem, vm, sizeof *vm);
+	return room ? GMM_ERR_NO_MEMORY : GMM_ERR_LIMIT;
+}
+
+int gmm_vm_create(struct gmm *gmm, const struct gmm_vm_options *options, struct gmm_vm **ret_vm)
+{
+	struct gmm_vm_options defaults;
+
+	gmm_vm_options_init(&defaults);
+	if (!gmm || !ret_vm || (options && !vm_options_valid(options)))
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	return create_vm(gmm, options ? options : &defaults, ret_vm);
+}
+
+int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
+{
+	if (!vm || (unsigned)end > GMM_RAM_DISCARD)
+		return GMM_ERR_INVALID_PARAMETER;
+	struct gmm *gmm = vm->gmm;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	int status = gmm__vm_end_ram(vm, end);
+	if (status != GMM_OK)
+		return status;
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm__domain *domain = unlink_vm(vm);
+	pthread_mutex_unlock(&gmm->lock);
+	urcu_memb_synchronize_rcu();
+	if (domain)
+		free_domain(gmm, domain);
+	free_vm(vm);
+	return GMM_OK;
+}
+
+/* ---- the engine ------------------------------------------------------------------------------------------------------------ */
+
+int gmm_engine_start(struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm__engine *engine = gmm->engine;
+	bool runs = engine && !engine->pausing;
+	if (engine && engine->pausing) {
+		engine->pausing = false;
+		engine->settled = false;
+		pthread_cond_broadcast(&gmm->changed);
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	if (runs)
+		return GMM_ERR_WRONG_ORDER;
+	return engine ? GMM_OK : gmm__engine_start(gmm, gmm__backend_mapped());
+}
+
+int gmm_engine_pause(struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm__engine *engine = gmm->engine;
+	bool runs = engine && !engine->pausing;
+	if (runs) {
+		engine->pausing = true;
+		pthread_cond_broadcast(&gmm->changed);
+		while (gmm->engine == engine && engine->pausing && !engine->resting)
+			pthread_cond_wait(&gmm->changed, &gmm->lock);
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	return runs ? GMM_OK : GMM_ERR_WRONG_ORDER;
+}
+
+int gmm_engine_stop(struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	gmm__engine_stop(gmm);
+	return GMM_OK;
+}
+
+int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	uint64_t deadline = timeout_ms < 0 ? INT64_MAX : gmm__sys_of(gmm)->clock_ns() + (uint64_t)timeout_ms * 1000000;
+	int status = GMM_OK;
+	bool time_left = true;
+
+	pthread_mutex_lock(&gmm->lock);
+	for (;;) {
+		struct gmm__engine *engine = gmm->engine;
+		if (!engine || engine->pausing)
+			status = GMM_ERR_WRONG_ORDER;
+		else if (!engine->settled && !time_left)
+			status = GMM_ERR_TIMEOUT;
+		else if (!engine->settled) {
+			time_left = gmm__wait_until(gmm, deadline);
+			continue;
+		}
+		break;
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	return status;
+}
+
+/* ---- statistics -------------------------------------------------------------------------------------------------------------- */
+
+static void add_vm(struct gmm_vm_stats *total, const struct gmm_vm_stats *vm)
+{
+	/* The structure is an array of 64-bit counts. */
+	uint64_t *to = (uint64_t *)total;
+	const uint64_t *from = (const uint64_t *)vm;
+
+	for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
+		to[i] += from[i];
+}
+
+/* A VMA and its share of the maple tree; a page table page maps 512 pages. */
+enum { VMA_BYTES = 300 };
+
+static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
+{
+	for (const struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
+		add_vm(&stats->total, &vm->stats);
+		stats->vms++;
+	}
+	gmm__accounts_derive(&stats->total);
+	for (const struct gmm__domain *domain = gmm->domains; domain; domain = domain->next)
+		stats->pool_pages += domain->pool.used_pages;
+	stats->allocated_pages = stats->total.private_pages + stats->pool_pages;
+	stats->saved_pages = stats->total.references - stats->pool_pages;
+	stats->metadata_bytes = gmm->mem.bytes;
+	stats->metadata_peak_bytes = gmm->mem.peak;
+	/* The pool is mapped once more to be read: 8 bytes of page table a page. */
+	stats->kernel_overhead_bytes = gmm->mappings * VMA_BYTES + stats->pool_pages * 8;
+	stats->passes = gmm->ended.passes;
+	stats->cpu_ns = gmm->ended.cpu_ns;
+	stats->digested_pages = gmm->ended.digested_pages;
+	const struct gmm__engine *engine = gmm->engine;
+	if (!engine)
+		return;
+	stats->passes += engine->passes;
+	stats->cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
+	stats->digested_pages += engine->digested_pages;
+	stats->running = !engine->pausing;
+	stats->settled = engine->settled;
+}
+
+int gmm_instance_stats(struct gmm *gmm, struct gmm_stats *ret_stats)
+{
+	struct gmm_stats stats = { 0 };
+
+	if (!gmm || !ret_stats)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	gmm__snapshot_begin(gmm);
+	pthread_mutex_lock(&gmm->lock);
+	fill_stats(gmm, &stats);
+	pthread_mutex_unlock(&gmm->lock);
+	gmm__snapshot_end(gmm);
+	*ret_stats = stats;
+	return GMM_OK;
+}
+
+int gmm_vm_stats(struct gmm_vm *vm, struct gmm_vm_stats *ret_stats)
+{
+	if (!vm || !ret_stats)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(vm->gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	if (!gmm__vm_claim(vm, false))
+		return GMM_ERR_WRONG_ORDER;
+	*ret_stats = vm->stats;
+	gmm__vm_release(vm);
+	gmm__accounts_derive(ret_stats);
+	return GMM_OK;
+}
+
+int gmm_instance_validate(struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	gmm__snapshot_begin(gmm);
+	pthread_mutex_lock(&gmm->lock);
+	const char *broken = gmm__accounts_validate(gmm);
+	pthread_mutex_unlock(&gmm->lock);
+	gmm__snapshot_end(gmm);
+	if (!broken)
+		return GMM_OK;
+	gmm__log(gmm, GMM_LOG_ERROR, "the accounts do not add up: %s", broken);
+	return GMM_ERR_SYSTEM;
+}

@@ -1,0 +1,274 @@
+/* The mapped backend: scanning, freezing, sharing and thawing host virtual memory.
+ *
+ * Freeze: the run's pages are watched for MISSING faults and moved out to staging with UFFDIO_MOVE, which
+ * refuses pages that are pinned or not exclusive. The guest waits if it touches them. Only the run is watched, not
+ * a span around it, so that the pages beside it keep their dirty tracking and guests their holes. Share: the pool's
+ * file is mapped over the run, which also drops the watch of that part. What was not replaced is put back by
+ * a move, and gets its asynchronous write-protect watch again: MISSING|WP → WP needs an unregistration between,
+ * since the kernel ignores a registration with fewer modes.
+ */
+#include "dedup/mapped.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "dedup/backend.h"
+
+static struct gmm *gmm_of(const struct gmm__slot *slot)
+{
+	return slot->vm->gmm;
+}
+
+static uint64_t bytes_of(uint32_t pages)
+{
+	return (uint64_t)pages * GMM__PAGE_BYTES;
+}
+
+/* ---- looking --------------------------------------------------------------------------------------------- */
+
+static void spread(const struct gmm__slot *slot, uint32_t first, const struct gmm__scan_range *ranges, int n,
+		   uint8_t *is)
+{
+	uintptr_t base = (uintptr_t)gmm__slot_host(slot, first);
+
+	for (int r = 0; r < n; r++)
+		for (uint64_t i = (ranges[r].start - base) / GMM__PAGE_BYTES;
+		     i < (ranges[r].end - base) / GMM__PAGE_BYTES; i++)
+			is[i] = (uint8_t)ranges[r].is;
+}
+
+static int mapped_scan(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
+		       uint8_t *ret_is)
+{
+	struct gmm *gmm = gmm_of(slot);
+	struct gmm__scan_range ranges[64];
+	uint8_t *at = gmm__slot_host(slot, first), *end = at + bytes_of(count);
+
+	while (at < end) {
+		void *stop = end;
+		int n = gmm__sys_of(gmm)->pagemap_scan(gmm->pagemap, at, end, filter, ranges, 64, &stop);
+		if (n < 0)
+			return n;
+		spread(slot, first, ranges, n, ret_is);
+		at = stop;
+	}
+	return 0;
+}
+
+static int mapped_arm(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(slot);
+	uint8_t *at = gmm__slot_host(slot, first);
+
+	return gmm__sys_of(gmm)->pagemap_arm(gmm->pagemap, at, at + bytes_of(count));
+}
+
+static const uint8_t *mapped_bytes(const struct gmm__slot *slot, uint32_t page)
+{
+	return gmm__slot_host(slot, page);
+}
+
+/* ---- freeze to thaw ---------------------------------------------------------------------------------------- */
+
+/* Memory mapped there by somebody else is not registered with our userfaultfd. */
+static bool is_ours(const struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(slot);
+	struct gmm__scan_filter foreign = { .forbid = GMM__IS_WPALLOWED };
+	struct gmm__scan_range range;
+	uint8_t *at = gmm__slot_host(slot, first);
+
+	return gmm__sys_of(gmm)->pagemap_scan(gmm->pagemap, at, at + bytes_of(count), &foreign, &range, 1, NULL) == 0;
+}
+
+/* MISSING|WP → WP for a part of the range that is still anonymous; wakes who waits there. */
+static void watch_again(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(freeze->slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first + at);
+
+	sys->uffd_unwatch(gmm->track_uffd, host, bytes_of(count));
+	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
+}
+
+static int mapped_freeze(struct gmm__freeze *freeze)
+{
+	struct gmm *gmm = gmm_of(freeze->slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first);
+
+	if (!is_ours(freeze->slot, freeze->first, freeze->count))
+		return -ENOENT;
+	int rc = sys->uffd_watch(gmm->track_uffd, host, bytes_of(freeze->count), GMM__WATCH_MISSING_WP);
+	if (rc != 0)
+		return rc;
+	for (uint32_t i = 0; i < freeze->count;) {
+		size_t moved = 0;
+		rc = sys->uffd_move(gmm->track_uffd, gmm->staging + bytes_of(i), host + bytes_of(i),
+				    bytes_of(freeze->count - i), &moved);
+		for (; moved >= GMM__PAGE_BYTES; moved -= GMM__PAGE_BYTES)
+			freeze->page[i++] = GMM__FROZEN_YES;
+		if (i < freeze->count)
+			freeze->page[i++] = rc == -EBUSY ? GMM__FROZEN_PINNED : GMM__FROZEN_NO;
+	}
+	freeze->staging = gmm->staging;
+	return 0;
+}
+
+static int mapped_share(struct gmm__freeze *freeze, uint32_t at, uint32_t count, gmm__page_id page)
+{
+	struct gmm__slot *slot = freeze->slot;
+	uint8_t *host = gmm__slot_host(slot, freeze->first + at);
+	uint64_t offset;
+	int fd;
+
+	gmm__pool_where(&slot->vm->domain->pool, page, &fd, &offset);
+	intptr_t rc = gmm__sys_of(gmm_of(slot))->map(host, bytes_of(count), PROT_READ | PROT_WRITE,
+						     MAP_PRIVATE | MAP_FIXED, fd, offset);
+	if (gmm__is_errno(rc))
+		return (int)rc;
+	gmm__mapped_set_attributes(slot, host, bytes_of(count), false);
+	for (uint32_t i = at; i < at + count; i++)
+		freeze->page[i] = GMM__FROZEN_SHARED;
+	return 0;
+}
+
+/* One page whose move back failed: a copy will do, since nothing can have pinned what was moved. */
+static void restore_by_copy(struct gmm__freeze *freeze, uint32_t i)
+{
+	struct gmm *gmm = gmm_of(freeze->slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first + i);
+
+	/* ENOMEM is the host running dry. The guest waits, unharmed, until a page can be had. */
+	while (sys->uffd_copy(gmm->track_uffd, host, gmm->staging + bytes_of(i), GMM__PAGE_BYTES) == -ENOMEM)
+		;
+}
+
+static void mapped_restore(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(freeze->slot);
+	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first + at);
+
+	for (uint32_t i = 0; i < count;) {
+		size_t moved = 0;
+		gmm__sys_of(gmm)->uffd_move(gmm->track_uffd, host + bytes_of(i), gmm->staging + bytes_of(at + i),
+					    bytes_of(count - i), &moved);
+		i += (uint32_t)(moved / GMM__PAGE_BYTES);
+		if (i < count)
+			restore_by_copy(freeze, at + i++);
+	}
+	for (uint32_t i = at; i < at + count; i++)
+		freeze->page[i] = GMM__FROZEN_RESTORED;
+}
+
+static void mapped_thaw(struct gmm__freeze *freeze)
+{
+	struct gmm *gmm = gmm_of(freeze->slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+
+	for (uint32_t i = 0; i < freeze->count;) {
+		uint32_t n = 0;
+		while (i + n < freeze->count && freeze->page[i + n] != GMM__FROZEN_SHARED) {
+			if (freeze->page[i + n] == GMM__FROZEN_YES)
+				freeze->page[i + n] = GMM__FROZEN_HOLE;
+			n++;
+		}
+		if (n > 0)
+			watch_again(freeze, i, n);
+		i += n + 1;
+	}
+	sys->uffd_wake(gmm->track_uffd, gmm__slot_host(freeze->slot, freeze->first), bytes_of(freeze->count));
+	sys->advise(gmm->staging, bytes_of(freeze->count), MADV_DONTNEED);
+}
+
+/* ---- giving back -------------------------------------------------------------------------------------------- */
+
+/* Copies covered pages into memory that will take their place. Writers wait meanwhile, readers do not. */
+static void copy_covered(const struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *to)
+{
+	const uint8_t *from = gmm__slot_host(slot, first);
+
+	for (uint64_t i = 0; i < bytes_of(count) / sizeof(uint64_t); i++)
+		((uint64_t *)to)[i] = ((const volatile uint64_t *)from)[i];
+}
+
+/* Writers wait from the write-protection until the copy has taken the place; a remap is atomic for readers. */
+static int replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
+{
+	struct gmm *gmm = gmm_of(slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(slot, first);
+	uint64_t bytes = bytes_of(count);
+
+	int rc = sys->uffd_watch(gmm->freeze_uffd, host, bytes, GMM__WATCH_WP);
+	if (rc != 0)
+		return rc;
+	rc = sys->uffd_protect(gmm->freeze_uffd, host, bytes, true);
+	if (rc == 0) {
+		copy_covered(slot, first, count, copy);
+		intptr_t to = sys->remap_fixed(copy, bytes, host);
+		rc = gmm__is_errno(to) ? (int)to : 0;
+	}
+	if (rc == 0)
+		sys->uffd_watch(gmm->track_uffd, host, bytes, GMM__WATCH_WP);
+	else
+		sys->uffd_unwatch(gmm->freeze_uffd, host, bytes);
+	sys->uffd_wake(gmm->freeze_uffd, host, bytes);
+	return rc;
+}
+
+/* The copies come from one mapping, so that the kernel joins them again where they are put side by side. */
+static int mapped_privatise(struct gmm__slot *slot, uint32_t first, uint32_t count, uint32_t *ret_done)
+{
+	struct gmm *gmm = gmm_of(slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	intptr_t copy = sys->map(NULL, bytes_of(count), PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | (slot->created ? MAP_NORESERVE : 0), -1, 0);
+	uint32_t done = 0;
+	int rc = 0;
+
+	*ret_done = 0;
+	if (gmm__is_errno(copy))
+		return -ENOMEM;
+	gmm__mapped_set_attributes(slot, (uint8_t *)copy, bytes_of(count), true);
+	while (rc == 0 && done < count) {
+		uint32_t n = count - done < GMM__FREEZE_PAGES ? count - done : GMM__FREEZE_PAGES;
+		pthread_mutex_lock(&gmm->freeze_lock);
+		rc = replace_by_copy(slot, first + done, n, (uint8_t *)copy + bytes_of(done));
+		pthread_mutex_unlock(&gmm->freeze_lock);
+		if (rc == 0)
+			done += n;
+	}
+	if (done < count)
+		sys->unmap((uint8_t *)copy + bytes_of(done), bytes_of(count - done));
+	*ret_done = done;
+	return rc;
+}
+
+static int mapped_discard(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(slot, first);
+	intptr_t rc = sys->map(host, bytes_of(count), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (slot->created ? MAP_NORESERVE : 0), -1, 0);
+
+	if (gmm__is_errno(rc))
+		return (int)rc;
+	gmm__mapped_set_attributes(slot, host, bytes_of(count), true);
+	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
+	return 0;
+}
+
+const struct gmm__backend *gmm__backend_mapped(void)
+{
+	static const struct gmm__backend backend = {
+		.scan = mapped_scan, .arm = mapped_arm, .bytes = mapped_bytes, .freeze = mapped_freeze,
+		.share = mapped_share, .restore = mapped_restore, .thaw = mapped_thaw,
+		.privatise = mapped_privatise, .discard = mapped_discard,
+	};
+
+	return &backend;
+}

@@ -1,0 +1,24 @@
+/* The backend for VMs whose RAM is host virtual memory: staging, adoption and the freeze protocol. */
+#ifndef DEDUP_MAPPED_H
+#define DEDUP_MAPPED_H
+
+#include "gmm/instance.h"
+
+/* Opens what the mapped backend needs of the kernel (descriptors of the instance, staging). A gmm_status. */
+int gmm__mapped_open(struct gmm *gmm);
+void gmm__mapped_close(struct gmm *gmm);
+
+/* Maps new RAM, 2 MiB aligned. GMM_OK or GMM_ERR_NO_MEMORY. */
+int gmm__mapped_create_ram(struct gmm *gmm, uint64_t bytes, uint8_t **ret_host);
+
+/* Checks that the caller's memory can be shared and learns its attributes: the GMM_ERR_RAM_* that fits. */
+int gmm__mapped_inspect_ram(struct gmm *gmm, const uint8_t *host, uint64_t bytes, struct gmm__ram_attributes *ret);
+
+/* Starts and ends the dirty tracking of a slot. A gmm_status. */
+int gmm__mapped_watch(struct gmm__slot *slot);
+void gmm__mapped_unwatch(struct gmm__slot *slot);
+
+/* Gives a new mapping over the slot what the RAM had. */
+void gmm__mapped_set_attributes(const struct gmm__slot *slot, uint8_t *host, uint64_t bytes, bool anonymous);
+
+#endif

@@ -1,0 +1,29 @@
+/* Merge: one run from freeze to thaw, in the order reserve → freeze → verify → share → thaw → account. */
+#ifndef DEDUP_MERGE_H
+#define DEDUP_MERGE_H
+
+#include "dedup/account.h"
+#include "dedup/backend.h"
+#include "dedup/plan.h"
+
+/* Private pages that turned out to have a twin which is not nominated yet. */
+struct gmm__nominations {
+	uint32_t n;
+	gmm__page_id page[3 * GMM__REGION_PAGES];
+};
+
+struct gmm__merge {
+	struct gmm *gmm;
+	const struct gmm__backend *backend;
+	struct gmm__catalog *catalog;
+	const struct gmm__region *region;
+	const struct gmm__verdict *verdict; /* of the region's pages */
+	struct gmm__progress *progress;
+	struct gmm__nominations *nominations;
+};
+
+/* Merges a run of the region piece by piece, claiming the VM for each piece. Pages that are not waiting any more are
+ * skipped. Stops early when the VM or the slot goes. Not while holding any lock. An RCU-registered thread. */
+void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run);
+
+#endif

@@ -1,0 +1,65 @@
+/* Plan stage: runs and the mapping budget. */
+#include "dedup/plan.h"
+
+/* A run splits the mapping it lies in: between one VMA (next to another run) and two. */
+enum { MAPPINGS_PER_2_RUNS = 3 };
+
+static bool extends(const struct gmm__verdict *last, const struct gmm__verdict *next, bool by_twin)
+{
+	if (last->kind != next->kind)
+		return false;
+	switch (next->kind) {
+	case GMM__VERDICT_ZERO:
+		return true;
+	case GMM__VERDICT_FILL:
+		return last->word == next->word;
+	case GMM__VERDICT_JOIN:
+		return last->page + 1 == next->page;
+	case GMM__VERDICT_PROMOTE:
+		return !by_twin || last->page + 1 == next->page;
+	default:
+		return false;
+	}
+}
+
+static bool is_merge(enum gmm__verdict_kind kind)
+{
+	return kind == GMM__VERDICT_ZERO || kind == GMM__VERDICT_JOIN || kind == GMM__VERDICT_PROMOTE ||
+	       kind == GMM__VERDICT_FILL;
+}
+
+uint32_t gmm__plan_runs(const struct gmm__verdict *verdict, const struct gmm__region *region, bool by_twin,
+			struct gmm__run *ret_run)
+{
+	uint32_t runs = 0;
+
+	for (uint32_t i = 0; i < region->count; i++) {
+		if (!is_merge(verdict[i].kind))
+			continue;
+		if (i > 0 && extends(&verdict[i - 1], &verdict[i], by_twin))
+			ret_run[runs - 1].count++;
+		else
+			ret_run[runs++] = (struct gmm__run){ verdict[i].kind, region->first + i, 1, verdict[i].page,
+							     verdict[i].word };
+	}
+	return runs;
+}
+
+void gmm__plan_count(struct gmm__run_lengths *lengths, uint32_t count)
+{
+	int level = 31 - __builtin_clz(count | 1);
+
+	lengths->runs[level < GMM__RUN_LEVELS ? level : GMM__RUN_LEVELS - 1]++;
+}
+
+uint32_t gmm__plan_threshold(const struct gmm__run_lengths *waiting, uint64_t mappings_left)
+{
+	uint64_t runs = 0;
+
+	for (int level = GMM__RUN_LEVELS - 1; level >= 0; level--) {
+		runs += waiting->runs[level];
+		if (runs * MAPPINGS_PER_2_RUNS / 2 > mappings_left)
+			return level == GMM__RUN_LEVELS - 1 ? 1u << level : 2u << level;
+	}
+	return 1;
+}

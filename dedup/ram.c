@@ -1,0 +1,556 @@
+/* RAM slots and ranges: the public calls of gmm.h that add, remove and change guest memory.
+ *
+ * Each call claims the VM, changes mappings first and accounts after, so that a reference or cover is dropped only
+ * when the mapping is gone (INV-2).
+ */
+#include <errno.h>
+#include <urcu/urcu-memb.h>
+
+#include "dedup/account.h"
+#include "dedup/engine.h"
+#include "dedup/fork.h"
+#include "dedup/instance.h"
+#include "dedup/mapped.h"
+
+enum { RAM_PAGES_MAX = UINT32_MAX - GMM__CHUNK_PAGES };
+
+static bool misaligned(uint64_t value)
+{
+	return value % GMM__PAGE_BYTES != 0;
+}
+
+static uint32_t chunks_of(uint32_t pages)
+{
+	return (pages + GMM__CHUNK_PAGES - 1) / GMM__CHUNK_PAGES;
+}
+
+/* ---- adding RAM --------------------------------------------------------------------------------------------------- */
+
+static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+{
+	return a < b + b_size && b < a + a_size;
+}
+
+/* With ram_lock: no array of slots changes. host NULL: not mapped yet. */
+static bool overlaps_a_slot(struct gmm_vm *vm, uint64_t gfn, const uint8_t *host, uint64_t pages)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&vm->gmm->lock);
+	for (const struct gmm_vm *other = vm->gmm->vms; other; other = other->next) {
+		for (uint32_t i = 0; i < other->slots->n; i++) {
+			const struct gmm__slot *slot = other->slots->slot[i];
+			if (other == vm && overlaps(gfn, pages, slot->gfn, slot->pages))
+				found = true;
+			if (host && overlaps((uintptr_t)host, pages * GMM__PAGE_BYTES, (uintptr_t)slot->host,
+					     (uint64_t)slot->pages * GMM__PAGE_BYTES))
+				found = true;
+		}
+	}
+	pthread_mutex_unlock(&vm->gmm->lock);
+	return found;
+}
+
+/* Publishes a slot whose memory is there. With ram_lock and the claim. */
+static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
+{
+	struct gmm *gmm = vm->gmm;
+
+	slot->first_chunk = gmm__chunk_table_take_slot(&gmm->chunks, chunks_of(slot->pages), slot);
+	if (slot->first_chunk == GMM__NIL)
+		return GMM_ERR_LIMIT;
+	int status = gmm__mapped_watch(slot);
+	struct gmm__slots *old = status == GMM_OK ? gmm__vm_slots_change(vm, slot, NULL) : NULL;
+	if (!old) {
+		if (status == GMM_OK)
+			gmm__mapped_unwatch(slot);
+		gmm__chunk_table_give(&gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
+		return status == GMM_OK ? GMM_ERR_NO_MEMORY : status;
+	}
+	vm->stats.pages += slot->pages;
+	vm->stats.state_pages[GMM_PAGE_ABSENT] += slot->pages;
+	vm->domain->pages += slot->pages;
+	urcu_memb_synchronize_rcu();
+	gmm__vm_slots_free(vm, old);
+	return GMM_OK;
+}
+
+static int add_slot(struct gmm_vm *vm, uint64_t guest_addr, uint8_t *host, uint64_t size, bool created,
+		    const struct gmm__ram_attributes *attributes)
+{
+	struct gmm *gmm = vm->gmm;
+	struct gmm__slot *slot = gmm__slot_new(&gmm->mem, vm, guest_addr / GMM__PAGE_BYTES,
+					       (uint32_t)(size / GMM__PAGE_BYTES), host);
+
+	if (!slot)
+		return GMM_ERR_NO_MEMORY;
+	slot->created = created;
+	slot->attributes = *attributes;
+	int status = GMM_ERR_WRONG_ORDER;
+	if (gmm__vm_claim(vm, false)) {
+		status = insert_slot(vm, slot);
+		gmm__vm_release(vm);
+	}
+	if (status != GMM_OK)
+		gmm__slot_free(&gmm->mem, slot);
+	else
+		gmm__engine_disturb(gmm);
+	return status;
+}
+
+static int check_ram(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+{
+	if (!vm || size == 0 || guest_addr + size < guest_addr)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (misaligned(guest_addr) || misaligned(size))
+		return GMM_ERR_MISALIGNED;
+	if (size / GMM__PAGE_BYTES > RAM_PAGES_MAX)
+		return GMM_ERR_LIMIT;
+	return gmm__fork_is_home(vm->gmm) ? GMM_OK : GMM_ERR_WRONG_PROCESS;
+}
+
+int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, void **ret_addr)
+{
+	static const struct gmm__ram_attributes attributes = { .no_huge = true };
+	uint8_t *host = NULL;
+
+	int status = check_ram(vm, guest_addr, size);
+	if (status != GMM_OK)
+		return status;
+	if (!ret_addr)
+		return GMM_ERR_INVALID_PARAMETER;
+	struct gmm *gmm = vm->gmm;
+	pthread_mutex_lock(&gmm->ram_lock);
+	if (overlaps_a_slot(vm, guest_addr / GMM__PAGE_BYTES, NULL, size / GMM__PAGE_BYTES))
+		status = GMM_ERR_OVERLAP;
+	if (status == GMM_OK)
+		status = gmm__mapped_create_ram(gmm, size, &host);
+	if (status == GMM_OK) {
+		status = add_slot(vm, guest_addr, host, size, true, &attributes);
+		if (status != GMM_OK)
+			gmm__sys_of(gmm)->unmap(host, size);
+	}
+	pthread_mutex_unlock(&gmm->ram_lock);
+	if (status == GMM_OK)
+		*ret_addr = host;
+	return status;
+}
+
+int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_t size)
+{
+	struct gmm__ram_attributes attributes;
+
+	int status = check_ram(vm, guest_addr, size);
+	if (status != GMM_OK)
+		return status;
+	if (!addr || (uintptr_t)addr + size < (uintptr_t)addr)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (misaligned((uintptr_t)addr))
+		return GMM_ERR_MISALIGNED;
+	struct gmm *gmm = vm->gmm;
+	pthread_mutex_lock(&gmm->ram_lock);
+	if (overlaps_a_slot(vm, guest_addr / GMM__PAGE_BYTES, addr, size / GMM__PAGE_BYTES))
+		status = GMM_ERR_OVERLAP;
+	if (status == GMM_OK)
+		status = gmm__mapped_inspect_ram(gmm, addr, size, &attributes);
+	if (status == GMM_OK)
+		status = add_slot(vm, guest_addr, addr, size, false, &attributes);
+	pthread_mutex_unlock(&gmm->ram_lock);
+	return status;
+}
+
+/* ---- making pages private --------------------------------------------------------------------------------------------- */
+
+/* Covered pages in a row from `page` on, up to `end`. */
+static uint32_t covered_span(const struct gmm__slot *slot, uint32_t page, uint32_t end)
+{
+	uint32_t n = 0;
+
+	while (page + n < end && gmm__state_is_covered(gmm__slot_state(slot, page + n)))
+		n++;
+	return n;
+}
+
+static int privatise_part(const struct gmm__part *part)
+{
+	uint32_t end = part->first + part->pages;
+
+	for (uint32_t page = part->first; page < end;) {
+		uint32_t n = covered_span(part->slot, page, end), done = 0;
+		if (n > 0) {
+			int rc = gmm__backend_mapped()->privatise(part->slot, page, n, &done);
+			gmm__account_uncovered(part->slot, page, done, GMM_PAGE_VOLATILE);
+			if (rc != 0)
+				return rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
+		}
+		page += n + 1;
+	}
+	return GMM_OK;
+}
+
+/* Adds up what privatising a part will need. */
+struct need {
+	uint64_t pages;  /* of memory */
+	uint64_t broken; /* pages that somebody might have pinned since they were shared */
+};
+
+static void add_need(const struct gmm__part *part, struct need *need)
+{
+	for (uint32_t i = part->first; i < part->first + part->pages; i++) {
+		need->pages += gmm__state_is_covered(gmm__slot_state(part->slot, i));
+		need->broken += gmm__slot_state(part->slot, i) == GMM_PAGE_BROKEN;
+	}
+}
+
+static int check_need(const struct gmm *gmm, const struct need *need)
+{
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+
+	if (need->broken && gmm__sys_pinned_bytes(sys) > 0)
+		return GMM_ERR_PINNED;
+	if (need->pages && need->pages * GMM__PAGE_BYTES > gmm__sys_available_bytes(sys))
+		return GMM_ERR_NO_MEMORY;
+	return GMM_OK;
+}
+
+static int privatise_range(struct gmm_vm *vm, uint64_t gfn, uint64_t pages)
+{
+	struct need need = { 0 };
+	struct gmm__part part;
+
+	for (uint64_t at = 0; gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
+		add_need(&part, &need);
+	int status = check_need(vm->gmm, &need);
+	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
+		status = privatise_part(&part);
+	return status;
+}
+
+static struct gmm__part whole(struct gmm__slot *slot)
+{
+	return (struct gmm__part){ slot, 0, slot->pages };
+}
+
+/* ---- removing RAM ------------------------------------------------------------------------------------------------------- */
+
+/* Replaces what the slot maps, as its end asks for. With the claim. */
+static int end_mappings(struct gmm__slot *slot, enum gmm_ram_end end)
+{
+	struct gmm *gmm = slot->vm->gmm;
+
+	if (slot->created)
+		return gmm__sys_of(gmm)->unmap(slot->host, (uint64_t)slot->pages * GMM__PAGE_BYTES) == 0 ?
+		       GMM_OK : GMM_ERR_LIMIT;
+	if (end == GMM_RAM_DISCARD) {
+		int rc = gmm__backend_mapped()->discard(slot, 0, slot->pages);
+		return rc == 0 ? GMM_OK : rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
+	}
+	struct gmm__part part = whole(slot);
+	return privatise_part(&part);
+}
+
+/* Takes a slot whose mappings ended out of all tables. */
+static void unlink_slot(struct gmm__slot *slot)
+{
+	struct gmm_vm *vm = slot->vm;
+
+	gmm__account_uncovered(slot, 0, slot->pages, GMM_PAGE_ABSENT);
+	vm->stats.pages -= slot->pages;
+	vm->stats.state_pages[GMM_PAGE_ABSENT] -= slot->pages;
+	vm->domain->pages -= slot->pages;
+	if (!slot->created)
+		gmm__mapped_unwatch(slot);
+	gmm__chunk_table_give(&vm->gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
+}
+
+/* The slot is dead and the engine has left it. With ram_lock. */
+static int remove_slot(struct gmm__slot *slot, enum gmm_ram_end end)
+{
+	struct gmm_vm *vm = slot->vm;
+	struct need need = { 0 };
+	struct gmm__part part = whole(slot);
+	int status = GMM_OK;
+
+	if (!gmm__vm_claim(vm, false))
+		return GMM_ERR_WRONG_ORDER;
+	if (end == GMM_RAM_KEEP && !slot->created) {
+		add_need(&part, &need);
+		status = check_need(vm->gmm, &need);
+	}
+	struct gmm__slots *old = NULL;
+	if (status == GMM_OK && !(old = gmm__vm_slots_change(vm, NULL, slot)))
+		status = GMM_ERR_NO_MEMORY;
+	if (status == GMM_OK)
+		status = end_mappings(slot, end);
+	if (status == GMM_OK) {
+		unlink_slot(slot);
+	} else if (old) { /* put the old array back; nobody has freed it */
+		struct gmm__slots *unused = vm->slots;
+		rcu_set_pointer(&vm->slots, old);
+		old = unused;
+	}
+	gmm__vm_release(vm);
+	if (old) {
+		urcu_memb_synchronize_rcu();
+		gmm__vm_slots_free(vm, old);
+	}
+	if (status == GMM_OK)
+		gmm__slot_free(&vm->gmm->mem, slot);
+	return status;
+}
+
+int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end end)
+{
+	if (!vm || (unsigned)end > GMM_RAM_DISCARD)
+		return GMM_ERR_INVALID_PARAMETER;
+	struct gmm *gmm = vm->gmm;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	int status = GMM_ERR_NOT_FOUND;
+	pthread_mutex_lock(&gmm->ram_lock);
+	struct gmm__slot *slot = gmm__vm_find(vm, guest_addr / GMM__PAGE_BYTES);
+	if (slot && slot->gfn * GMM__PAGE_BYTES == guest_addr) {
+		slot->dead = true;
+		gmm__engine_wait_left(vm);
+		status = remove_slot(slot, end);
+		if (status != GMM_OK)
+			slot->dead = false;
+	}
+	pthread_mutex_unlock(&gmm->ram_lock);
+	return status;
+}
+
+/* ---- the end of a VM -------------------------------------------------------------------------------------------------------- */
+
+static int end_all_mappings(struct gmm_vm *vm, enum gmm_ram_end end)
+{
+	struct need need = { 0 };
+	int status = GMM_OK;
+
+	for (uint32_t i = 0; end == GMM_RAM_KEEP && i < vm->slots->n; i++) {
+		struct gmm__part part = whole(vm->slots->slot[i]);
+		if (!part.slot->created)
+			add_need(&part, &need);
+	}
+	status = check_need(vm->gmm, &need);
+	/* The caller's RAM first: it is what can fail. */
+	for (uint32_t i = 0; status == GMM_OK && i < vm->slots->n; i++)
+		if (!vm->slots->slot[i]->created)
+			status = end_mappings(vm->slots->slot[i], end);
+	for (uint32_t i = 0; status == GMM_OK && i < vm->slots->n; i++)
+		if (vm->slots->slot[i]->created)
+			status = end_mappings(vm->slots->slot[i], end);
+	return status;
+}
+
+static struct gmm__slots no_slots; /* of a VM at its end; never changed */
+
+static void set_dead(struct gmm_vm *vm, bool dead)
+{
+	pthread_mutex_lock(&vm->gmm->lock);
+	vm->dead = dead;
+	pthread_mutex_unlock(&vm->gmm->lock);
+}
+
+int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
+{
+	struct gmm *gmm = vm->gmm;
+
+	pthread_mutex_lock(&gmm->ram_lock);
+	set_dead(vm, true);
+	gmm__engine_wait_left(vm);
+	gmm__vm_claim(vm, true);
+	int status = end_all_mappings(vm, end);
+	if (status == GMM_OK) {
+		for (uint32_t i = 0; i < vm->slots->n; i++)
+			unlink_slot(vm->slots->slot[i]);
+		urcu_memb_synchronize_rcu();
+		for (uint32_t i = 0; i < vm->slots->n; i++)
+			gmm__slot_free(&gmm->mem, vm->slots->slot[i]);
+		gmm__vm_slots_free(vm, vm->slots); /* nobody finds the VM any more but its owner */
+		vm->slots = &no_slots;
+	} else {
+		set_dead(vm, false);
+	}
+	gmm__vm_release(vm);
+	pthread_mutex_unlock(&gmm->ram_lock);
+	return status;
+}
+
+/* ---- ranges ------------------------------------------------------------------------------------------------------------------ */
+
+struct range {
+	struct gmm_vm *vm;
+	uint64_t gfn;
+	uint64_t pages;
+};
+
+/* Checks the arguments of a call on a range and claims the VM. */
+static int begin_range(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, struct range *ret_range)
+{
+	int status = check_ram(vm, guest_addr, size);
+	if (status != GMM_OK)
+		return status;
+	struct range range = { vm, guest_addr / GMM__PAGE_BYTES, size / GMM__PAGE_BYTES };
+	struct gmm__part part;
+	uint64_t at = 0;
+	if (!gmm__vm_claim(vm, false))
+		return GMM_ERR_WRONG_ORDER;
+	while (gmm__vm_part(vm, range.gfn + at, range.pages - at, &part))
+		at += part.pages;
+	if (at < range.pages) {
+		gmm__vm_release(vm);
+		return GMM_ERR_NOT_FOUND;
+	}
+	*ret_range = range;
+	return GMM_OK;
+}
+
+static enum gmm_page_state refused_state(uint8_t flags)
+{
+	return flags & GMM__FLAG_PINNED ? GMM_PAGE_PINNED : GMM_PAGE_UNSHAREABLE;
+}
+
+/* Sets or clears a refusal; the pages are private. */
+static void set_refused(const struct gmm__part *part, uint8_t flag, bool on)
+{
+	struct gmm__slot *slot = part->slot;
+
+	for (uint32_t i = part->first; i < part->first + part->pages; i++) {
+		uint8_t flags = slot->state[i] & GMM__FLAGS_REFUSED;
+		flags = on ? flags | flag : flags & ~flag;
+		__atomic_store_n(&slot->state[i], (slot->state[i] & ~GMM__FLAGS_REFUSED) | flags, __ATOMIC_RELAXED);
+		if (flags)
+			gmm__slot_set(slot, i, refused_state(flags), 0);
+		else if (gmm__slot_state(slot, i) == GMM_PAGE_PINNED || gmm__slot_state(slot, i) == GMM_PAGE_UNSHAREABLE)
+			gmm__slot_set(slot, i, GMM_PAGE_VOLATILE, 0);
+	}
+}
+
+static void set_range_refused(const struct range *range, uint8_t flag, bool on)
+{
+	struct gmm__part part;
+
+	for (uint64_t at = 0; gmm__vm_part(range->vm, range->gfn + at, range->pages - at, &part); at += part.pages)
+		set_refused(&part, flag, on);
+}
+
+int gmm_vm_set_unshareable(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, bool unshareable)
+{
+	struct range range;
+
+	int status = begin_range(vm, guest_addr, size, &range);
+	if (status != GMM_OK)
+		return status;
+	if (unshareable)
+		status = privatise_range(vm, range.gfn, range.pages);
+	if (status == GMM_OK)
+		set_range_refused(&range, GMM__FLAG_UNSHAREABLE, unshareable);
+	gmm__vm_release(vm);
+	return status;
+}
+
+int gmm_vm_pin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+{
+	struct range range;
+
+	int status = begin_range(vm, guest_addr, size, &range);
+	if (status != GMM_OK)
+		return status;
+	struct gmm__pin *pin = gmm__mem_alloc(&vm->gmm->mem, sizeof *pin);
+	status = pin ? privatise_range(vm, range.gfn, range.pages) : GMM_ERR_NO_MEMORY;
+	if (status == GMM_OK) {
+		*pin = (struct gmm__pin){ vm->pins, range.gfn, range.pages };
+		vm->pins = pin;
+		set_range_refused(&range, GMM__FLAG_PINNED, true);
+	} else {
+		gmm__mem_free(&vm->gmm->mem, pin, sizeof *pin);
+	}
+	gmm__vm_release(vm);
+	return status;
+}
+
+/* Takes out a pin of exactly this range. */
+static struct gmm__pin *take_pin(const struct range *range)
+{
+	struct gmm__pin **link = &range->vm->pins;
+
+	while (*link && ((*link)->gfn != range->gfn || (*link)->pages != range->pages))
+		link = &(*link)->next;
+	struct gmm__pin *pin = *link;
+	if (pin)
+		*link = pin->next;
+	return pin;
+}
+
+int gmm_vm_unpin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+{
+	struct range range;
+
+	int status = begin_range(vm, guest_addr, size, &range);
+	if (status != GMM_OK)
+		return status;
+	struct gmm__pin *pin = take_pin(&range);
+	if (pin) {
+		set_range_refused(&range, GMM__FLAG_PINNED, false);
+		/* Other pins may overlap this one. */
+		for (const struct gmm__pin *p = vm->pins; p; p = p->next)
+			set_range_refused(&(struct range){ vm, p->gfn, p->pages }, GMM__FLAG_PINNED, true);
+	}
+	gmm__mem_free(&vm->gmm->mem, pin, sizeof *pin);
+	gmm__vm_release(vm);
+	return pin ? GMM_OK : GMM_ERR_NOT_FOUND;
+}
+
+static bool any_pinned(const struct range *range)
+{
+	struct gmm__part part;
+
+	for (uint64_t at = 0; gmm__vm_part(range->vm, range->gfn + at, range->pages - at, &part); at += part.pages)
+		for (uint32_t i = part.first; i < part.first + part.pages; i++)
+			if (part.slot->state[i] & GMM__FLAG_PINNED)
+				return true;
+	return false;
+}
+
+static int discard_part(const struct gmm__part *part)
+{
+	int rc = gmm__backend_mapped()->discard(part->slot, part->first, part->pages);
+
+	if (rc != 0)
+		return rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
+	gmm__account_uncovered(part->slot, part->first, part->pages, GMM_PAGE_ABSENT);
+	for (uint32_t i = part->first; i < part->first + part->pages; i++)
+		if (part->slot->state[i] & GMM__FLAGS_REFUSED)
+			gmm__slot_set(part->slot, i, refused_state(part->slot->state[i]), 0);
+	return GMM_OK;
+}
+
+int gmm_vm_discard(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+{
+	struct range range;
+	struct gmm__part part;
+
+	int status = begin_range(vm, guest_addr, size, &range);
+	if (status != GMM_OK)
+		return status;
+	if (any_pinned(&range))
+		status = GMM_ERR_PINNED;
+	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, range.gfn + at, range.pages - at, &part);
+	     at += part.pages)
+		status = discard_part(&part);
+	gmm__vm_release(vm);
+	return status;
+}
+
+int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+{
+	struct range range;
+
+	int status = begin_range(vm, guest_addr, size, &range);
+	if (status != GMM_OK)
+		return status;
+	status = privatise_range(vm, range.gfn, range.pages);
+	gmm__vm_release(vm);
+	return status;
+}

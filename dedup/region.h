@@ -1,0 +1,36 @@
+/* The plain values that pass from stage to stage: a region of a slot and what was found of its pages. */
+#ifndef DEDUP_REGION_H
+#define DEDUP_REGION_H
+
+#include "dedup/catalog.h"
+#include "gmm/slot.h"
+
+enum { GMM__REGION_PAGES = 2048 };
+
+struct gmm__region {
+	struct gmm__slot *slot;
+	uint32_t first;
+	uint32_t count; /* <= GMM__REGION_PAGES */
+};
+
+enum gmm__found {
+	GMM__FOUND_NOTHING, /* nothing new */
+	GMM__FOUND_ABSENT,
+	GMM__FOUND_SWAPPED,
+	GMM__FOUND_HUGE,
+	GMM__FOUND_FOREIGN, /* mapped by somebody else */
+	GMM__FOUND_BROKEN,  /* shared, and written since */
+	GMM__FOUND_WRITTEN, /* and armed now: its window starts */
+	GMM__FOUND_DUE,     /* present and quiet: to be digested */
+	GMM__FOUND_ZERO,    /* the digest stage's answers */
+	GMM__FOUND_FILL,
+	GMM__FOUND_OTHER,
+};
+
+struct gmm__finding {
+	enum gmm__found found;
+	uint32_t fingerprint; /* FILL, OTHER */
+	uint64_t word;        /* FILL */
+};
+
+#endif

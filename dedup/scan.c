@@ -1,0 +1,122 @@
+/* Scan stage: asks the pagemap which pages were written, and arms only those.
+ *
+ * The scan itself arms nothing: a scan that write-protects would make a running guest refault the whole range.
+ * What was written is armed before it is digested, so that a write after that is seen by the next scan. Huge
+ * pages are never armed: the first write would split them.
+ */
+#include "dedup/scan.h"
+
+#include <string.h>
+
+/* What a page that the scan returned as written is, given its state. */
+static enum gmm__found judge_written(uint8_t is, uint8_t state_byte)
+{
+	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
+
+	if (state_byte & GMM__FLAGS_REFUSED)
+		return GMM__FOUND_NOTHING;
+	if (gmm__state_is_shared(state))
+		return GMM__FOUND_BROKEN;
+	if (state == GMM_PAGE_BROKEN)
+		return GMM__FOUND_NOTHING;
+	if (!(is & GMM__IS_WPALLOWED))
+		return state == GMM_PAGE_FOREIGN ? GMM__FOUND_NOTHING : GMM__FOUND_FOREIGN;
+	if (is & GMM__IS_HUGE)
+		return state == GMM_PAGE_HUGE ? GMM__FOUND_NOTHING : GMM__FOUND_HUGE;
+	if (is & GMM__IS_PFNZERO) /* a hole that was read */
+		return GMM__FOUND_NOTHING;
+	if (is & GMM__IS_SWAPPED)
+		return state == GMM_PAGE_SWAPPED ? GMM__FOUND_NOTHING : GMM__FOUND_SWAPPED;
+	return GMM__FOUND_WRITTEN;
+}
+
+/* Not written, but still to be looked at: a window has passed, it may be back from swap, or it is time to try again. */
+static bool needs_look(uint8_t state_byte, bool retry)
+{
+	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
+
+	if (state_byte & GMM__FLAGS_REFUSED)
+		return false;
+	return state == GMM_PAGE_VOLATILE || state == GMM_PAGE_SWAPPED || (retry && state == GMM_PAGE_PINNED);
+}
+
+static void arm_written(const struct gmm__backend *backend, const struct gmm__region *region,
+			const struct gmm__finding *finding)
+{
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t n = 0;
+		while (i + n < region->count && finding[i + n].found == GMM__FOUND_WRITTEN)
+			n++;
+		if (n > 0)
+			backend->arm(region->slot, region->first + i, n); /* not armed: it counts as written again */
+		i += n;
+	}
+}
+
+/* Pages to look at are due if present: reading an absent one would populate it. */
+static int find_due(const struct gmm__backend *backend, const struct gmm__region *region, bool retry,
+		    struct gmm__finding *finding)
+{
+	struct gmm__scan_filter present = { .need = GMM__IS_PRESENT, .forbid = GMM__IS_FILE };
+	uint8_t is[GMM__REGION_PAGES] = { 0 };
+	int rc = backend->scan(region->slot, region->first, region->count, &present, is), found = 0;
+
+	if (rc < 0)
+		return rc;
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint8_t byte = region->slot->state[region->first + i];
+		if (finding[i].found != GMM__FOUND_NOTHING || !needs_look(byte, retry))
+			continue;
+		if (is[i] & GMM__IS_HUGE)
+			finding[i].found = GMM__FOUND_HUGE;
+		else if (is[i] && !(is[i] & GMM__IS_PFNZERO))
+			finding[i].found = GMM__FOUND_DUE;
+		else if ((byte & GMM__STATE_MASK) != GMM_PAGE_SWAPPED)
+			finding[i].found = GMM__FOUND_ABSENT;
+		found += finding[i].found != GMM__FOUND_NOTHING;
+	}
+	return found;
+}
+
+int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
+		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding)
+{
+	struct gmm__scan_filter written = { .need = GMM__IS_WRITTEN, .forbid = GMM__IS_FILE,
+					    .any = GMM__IS_PRESENT | GMM__IS_SWAPPED };
+	uint8_t is[GMM__REGION_PAGES] = { 0 };
+	const uint8_t *state = region->slot->state + region->first;
+	int rc = backend->scan(region->slot, region->first, region->count, &written, is), found = 0, looks = 0;
+
+	if (rc < 0)
+		return rc;
+	memset(ret_finding, 0, region->count * sizeof *ret_finding);
+	for (uint32_t i = 0; i < region->count; i++) {
+		if (is[i])
+			ret_finding[i].found = judge_written(is[i], state[i]);
+		else
+			looks += needs_look(state[i], options->retry);
+		found += ret_finding[i].found != GMM__FOUND_NOTHING;
+	}
+	if (found)
+		arm_written(backend, region, ret_finding);
+	if (looks) {
+		rc = find_due(backend, region, options->retry, ret_finding);
+		if (rc < 0)
+			return rc;
+		found += rc;
+	}
+	for (uint32_t i = 0; options->no_window && i < region->count; i++)
+		if (ret_finding[i].found == GMM__FOUND_WRITTEN)
+			ret_finding[i].found = GMM__FOUND_DUE;
+	return found;
+}
+
+bool gmm__scan_has_waiting(const struct gmm__region *region, bool with_budget)
+{
+	for (uint32_t i = 0; i < region->count; i++) {
+		enum gmm_page_state state = gmm__slot_state(region->slot, region->first + i);
+		if (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET))
+			return true;
+	}
+	return false;
+}

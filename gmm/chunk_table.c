@@ -1,0 +1,105 @@
+/* Chunk id → owner: a two-level table read without locks. */
+#include "gmm/chunk_table.h"
+
+#include <stdatomic.h>
+
+enum { TAG_SLOT = 1, LEAF_BYTES = GMM__LEAF_CHUNKS * sizeof(uintptr_t) };
+
+void gmm__chunk_table_init(struct gmm__chunk_table *table, struct gmm__mem *mem)
+{
+	*table = (struct gmm__chunk_table){ .mem = mem, .lowest = 1 };
+	pthread_mutex_init(&table->lock, NULL);
+}
+
+void gmm__chunk_table_destroy(struct gmm__chunk_table *table)
+{
+	for (uint32_t i = 0; i < GMM__LEAVES; i++)
+		gmm__mem_free(table->mem, table->leaf[i], LEAF_BYTES);
+	pthread_mutex_destroy(&table->lock);
+}
+
+static uintptr_t owner_of(const struct gmm__chunk_table *table, gmm__chunk_id id)
+{
+	_Atomic(uintptr_t) *leaf = id <= GMM__CHUNK_ID_MAX ?
+		__atomic_load_n(&table->leaf[id / GMM__LEAF_CHUNKS], __ATOMIC_ACQUIRE) : NULL;
+
+	return leaf ? atomic_load_explicit(&leaf[id % GMM__LEAF_CHUNKS], memory_order_acquire) : 0;
+}
+
+/* First of `count` unused ids at or after the lowest, or NIL. */
+static gmm__chunk_id find_unused(const struct gmm__chunk_table *table, uint32_t count)
+{
+	uint32_t found = 0;
+
+	for (gmm__chunk_id id = table->lowest; id <= GMM__CHUNK_ID_MAX; id++) {
+		found = owner_of(table, id) ? 0 : found + 1;
+		if (found == count)
+			return id - count + 1;
+	}
+	return GMM__NIL;
+}
+
+static int add_leaves(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count)
+{
+	for (uint32_t i = first / GMM__LEAF_CHUNKS; i <= (first + count - 1) / GMM__LEAF_CHUNKS; i++) {
+		if (table->leaf[i])
+			continue;
+		void *leaf = gmm__mem_alloc(table->mem, LEAF_BYTES);
+		if (!leaf)
+			return -1;
+		__atomic_store_n(&table->leaf[i], leaf, __ATOMIC_RELEASE);
+	}
+	return 0;
+}
+
+static gmm__chunk_id take(struct gmm__chunk_table *table, uint32_t count, uintptr_t owner)
+{
+	pthread_mutex_lock(&table->lock);
+	gmm__chunk_id first = find_unused(table, count);
+	if (first != GMM__NIL && add_leaves(table, first, count) != 0)
+		first = GMM__NIL;
+	for (uint32_t i = 0; first != GMM__NIL && i < count; i++) {
+		gmm__chunk_id id = first + i;
+		atomic_store_explicit(&table->leaf[id / GMM__LEAF_CHUNKS][id % GMM__LEAF_CHUNKS], owner,
+				      memory_order_release);
+	}
+	if (first == table->lowest)
+		table->lowest = first + count;
+	pthread_mutex_unlock(&table->lock);
+	return first;
+}
+
+gmm__chunk_id gmm__chunk_table_take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner)
+{
+	return take(table, count, (uintptr_t)owner | TAG_SLOT);
+}
+
+gmm__chunk_id gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner)
+{
+	return take(table, 1, (uintptr_t)owner);
+}
+
+void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count)
+{
+	pthread_mutex_lock(&table->lock);
+	for (gmm__chunk_id id = first; id < first + count; id++)
+		atomic_store_explicit(&table->leaf[id / GMM__LEAF_CHUNKS][id % GMM__LEAF_CHUNKS], 0,
+				      memory_order_release);
+	if (first < table->lowest)
+		table->lowest = first;
+	pthread_mutex_unlock(&table->lock);
+}
+
+struct gmm__slot *gmm__chunk_table_slot(const struct gmm__chunk_table *table, gmm__chunk_id id)
+{
+	uintptr_t owner = owner_of(table, id);
+
+	return owner & TAG_SLOT ? (struct gmm__slot *)(owner & ~(uintptr_t)TAG_SLOT) : NULL;
+}
+
+struct gmm__chunk *gmm__chunk_table_chunk(const struct gmm__chunk_table *table, gmm__chunk_id id)
+{
+	uintptr_t owner = owner_of(table, id);
+
+	return owner & TAG_SLOT ? NULL : (struct gmm__chunk *)owner;
+}

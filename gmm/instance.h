@@ -1,0 +1,83 @@
+/* The instance: what all modules share, and the lists of VMs and trust domains.
+ *
+ * Lock ranks (a thread takes locks only in rising order; none is held over a byte compare or a system call
+ * that can wait for the guest):
+ *    5  gmm.ram_lock     adding and removing RAM; whoever has it may read every VM's array of slots
+ *   10  gmm.lock         lists, claims, snapshots, engine state
+ *   20  catalog.lock     indexes of a trust domain
+ *   30  pool.lock        slots, references, covers
+ *   40  chunk_table.lock chunk ids
+ * gmm.freeze_lock stands apart: it is held from freeze to thaw, with nothing else taken under it, so that a
+ * fork waits for the end of a freeze.
+ */
+#ifndef GMM_INSTANCE_H
+#define GMM_INSTANCE_H
+
+#include "gmm/vm.h"
+
+struct gmm__catalog;
+struct gmm__engine;
+
+struct gmm__domain {
+	struct gmm__domain *next;
+	uint32_t vms;                 /* guarded by gmm.lock; the domain ends with its last VM */
+	char name[GMM_NAME_MAX + 1];
+	struct gmm__pool pool;
+	struct gmm__catalog *catalog; /* dedup/catalog.h */
+	_Atomic uint64_t pages;       /* RAM of its VMs */
+};
+
+struct gmm {
+	struct gmm__mem mem;
+	int64_t process_id;
+	struct gmm_options options;
+	uint64_t max_mappings;
+	int track_uffd;               /* asynchronous write-protect; MOVE */
+	int freeze_uffd;              /* synchronous write-protect, for unsharing */
+	int pagemap;
+	uint8_t *staging;             /* where frozen pages are looked at; used under freeze_lock */
+	struct gmm__chunk_table chunks;
+	pthread_mutex_t freeze_lock;
+	pthread_mutex_t ram_lock;     /* rank 5 */
+	struct gmm *next_open;        /* list of open instances, for fork handlers */
+
+	pthread_mutex_t lock;         /* rank 10; guards what follows */
+	pthread_cond_t changed;       /* claims, snapshots, engine state */
+	struct gmm_vm *vms;
+	struct gmm__domain *domains;
+	uint32_t n_vms;
+	uint32_t next_vm_number;
+	uint32_t claims;              /* VMs claimed now */
+	bool snapshot;                /* somebody reads all: no new claims */
+	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
+
+	struct {
+		uint64_t passes, cpu_ns, digested_pages;
+	} ended;                      /* of engines that were stopped */
+
+	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */
+};
+
+static inline const struct gmm__sys *gmm__sys_of(const struct gmm *gmm)
+{
+	return gmm->mem.sys;
+}
+
+void gmm__log(struct gmm *gmm, enum gmm_log_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Waits for gmm.changed until a time of the monotonic clock. With gmm.lock. False: the time has come. */
+bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns);
+
+/* Waits until no VM is claimed and keeps it so: one consistent view of all tables. */
+void gmm__snapshot_begin(struct gmm *gmm);
+void gmm__snapshot_end(struct gmm *gmm);
+
+/* The accounting identities, recounted from page tables and records (INV-2, INV-3, INV-4). Inside a snapshot.
+ * Returns NULL or the first broken rule. */
+const char *gmm__accounts_validate(struct gmm *gmm);
+
+/* Completes the derived figures of a VM's statistics: private pages and references. */
+void gmm__accounts_derive(struct gmm_vm_stats *stats);
+
+#endif

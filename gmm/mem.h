@@ -1,0 +1,24 @@
+/* Memory of the library's own tables, counted, so that profit can be stated net of it. */
+#ifndef GMM_MEM_H
+#define GMM_MEM_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "gmm/sys/sys.h"
+
+struct gmm__mem {
+	const struct gmm__sys *sys;
+	_Atomic size_t bytes; /* in use now */
+	_Atomic size_t peak;  /* most ever in use */
+};
+
+/* Zeroed memory, or NULL. Tables of GMM__MEM_MAPPED_BYTES and more are mappings of their own, so that they
+ * go back to the host when freed and pages never touched cost nothing. */
+enum { GMM__MEM_MAPPED_BYTES = 256 * 1024 };
+void *gmm__mem_alloc(struct gmm__mem *mem, size_t size);
+
+/* size is what was asked for. p may be NULL. */
+void gmm__mem_free(struct gmm__mem *mem, void *p, size_t size);
+
+#endif

@@ -1,0 +1,374 @@
+/* The pool: shared chunks, references and covers. gmm/pool.h says how a slot lives. */
+#include "gmm/pool.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#define FILE_BYTES (GMM__FILE_CHUNKS * GMM__CHUNK_BYTES)
+
+enum { CHUNKS_MAX = GMM__CHUNK_ID_MAX, FILES_MAX = 256, CHUNKS_STEP = 256 };
+
+void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table,
+		    gmm__pool_gone_fn *gone, void *gone_arg)
+{
+	*pool = (struct gmm__pool){ .mem = mem, .table = table, .gone = gone, .gone_arg = gone_arg };
+	pthread_mutex_init(&pool->lock, NULL);
+}
+
+void gmm__pool_destroy(struct gmm__pool *pool)
+{
+	const struct gmm__sys *sys = pool->mem->sys;
+
+	for (uint32_t i = 0; i < pool->n_chunks; i++) {
+		gmm__chunk_table_give(pool->table, pool->chunks[i]->id, 1);
+		gmm__mem_free(pool->mem, pool->chunks[i], sizeof *pool->chunks[i]);
+	}
+	gmm__mem_free(pool->mem, pool->chunks, pool->chunks_size * sizeof *pool->chunks);
+	for (uint32_t i = 0; i < pool->n_files; i++) {
+		sys->unmap((void *)pool->files[i].bytes, FILE_BYTES);
+		sys->file_close(pool->files[i].fd);
+	}
+	gmm__mem_free(pool->mem, pool->files, FILES_MAX * sizeof *pool->files);
+	pthread_mutex_destroy(&pool->lock);
+}
+
+/* ---- growth ---------------------------------------------------------------------------------------------- */
+
+static struct gmm__pool_file *add_file(struct gmm__pool *pool)
+{
+	const struct gmm__sys *sys = pool->mem->sys;
+
+	if (!pool->files)
+		pool->files = gmm__mem_alloc(pool->mem, FILES_MAX * sizeof *pool->files);
+	if (!pool->files || pool->n_files == FILES_MAX)
+		return NULL;
+	int fd = sys->file_create("gmm-pool");
+	if (fd < 0)
+		return NULL;
+	intptr_t bytes = sys->map(NULL, FILE_BYTES, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (gmm__is_errno(bytes)) {
+		sys->file_close(fd);
+		return NULL;
+	}
+	sys->advise((void *)bytes, FILE_BYTES, MADV_DONTFORK);
+	sys->advise((void *)bytes, FILE_BYTES, MADV_DONTDUMP);
+	struct gmm__pool_file *file = &pool->files[pool->n_files++];
+	*file = (struct gmm__pool_file){ .fd = fd, .bytes = (const uint8_t *)bytes };
+	return file;
+}
+
+static bool chunks_have_room(struct gmm__pool *pool)
+{
+	if (pool->n_chunks < pool->chunks_size)
+		return true;
+	uint32_t size = pool->chunks_size ? pool->chunks_size * 2 : CHUNKS_STEP;
+	struct gmm__chunk **chunks = gmm__mem_alloc(pool->mem, size * sizeof *chunks);
+	if (!chunks)
+		return false;
+	if (pool->n_chunks)
+		memcpy(chunks, pool->chunks, pool->n_chunks * sizeof *chunks);
+	gmm__mem_free(pool->mem, pool->chunks, pool->chunks_size * sizeof *chunks);
+	pool->chunks = chunks;
+	pool->chunks_size = size;
+	return true;
+}
+
+/* Appends a chunk of free pages. Returns false, with nothing changed but a spare file, when the host cannot. */
+static bool add_chunk(struct gmm__pool *pool)
+{
+	struct gmm__pool_file *file = pool->n_files ? &pool->files[pool->n_files - 1] : NULL;
+
+	if (!chunks_have_room(pool))
+		return false;
+	if ((!file || file->chunks == GMM__FILE_CHUNKS) && !(file = add_file(pool)))
+		return false;
+	struct gmm__chunk *chunk = gmm__mem_alloc(pool->mem, sizeof *chunk);
+	if (!chunk)
+		return false;
+	if (pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) != 0 ||
+	    !(chunk->id = gmm__chunk_table_take_chunk(pool->table, chunk))) {
+		gmm__mem_free(pool->mem, chunk, sizeof *chunk);
+		return false;
+	}
+	chunk->file = (uint32_t)(file - pool->files);
+	chunk->file_chunk = file->chunks++;
+	chunk->free = GMM__CHUNK_PAGES;
+	pool->chunks[pool->n_chunks++] = chunk;
+	pool->free_pages += GMM__CHUNK_PAGES;
+	return true;
+}
+
+/* ---- giving out slots ------------------------------------------------------------------------------------ */
+
+/* Free slots in a row from `page` on, at most `want`. */
+static uint32_t free_span(const struct gmm__chunk *chunk, uint32_t page, uint32_t want)
+{
+	uint32_t n = 0;
+
+	while (n < want && page + n < GMM__CHUNK_PAGES && chunk->record[page + n].state == GMM__SLOT_FREE)
+		n++;
+	return n;
+}
+
+/* Where the next reservation starts, as an index into chunks and a page; returns how many slots are free there.
+ * The lowest gap of `want` slots wins; without one, a chunk is added; without memory, any free slot. */
+static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_chunk, uint32_t *ret_page)
+{
+	uint32_t best = 0;
+
+	for (uint32_t c = 0; pool->free_pages && c < pool->n_chunks; c++) {
+		struct gmm__chunk *chunk = pool->chunks[c];
+		if (!chunk->free || (best && chunk->free <= best))
+			continue;
+		for (uint32_t page = 0; page < GMM__CHUNK_PAGES; page++) {
+			uint32_t n = free_span(chunk, page, want);
+			if (n > best)
+				best = n, *ret_chunk = c, *ret_page = page;
+			if (best == want)
+				return best;
+			page += n;
+		}
+	}
+	if (!add_chunk(pool))
+		return best;
+	*ret_chunk = pool->n_chunks - 1;
+	*ret_page = 0;
+	return want;
+}
+
+static uint32_t cursor_span(const struct gmm__pool *pool, uint32_t want, uint32_t *ret_chunk, uint32_t *ret_page)
+{
+	uint32_t c = pool->cursor_chunk, page = pool->cursor_page;
+
+	if (page == GMM__CHUNK_PAGES)
+		c++, page = 0;
+	if (c >= pool->n_chunks)
+		return 0;
+	*ret_chunk = c;
+	*ret_page = page;
+	return free_span(pool->chunks[c], page, want);
+}
+
+uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first)
+{
+	uint32_t c = 0, page = 0;
+
+	if (want > GMM__CHUNK_PAGES)
+		want = GMM__CHUNK_PAGES;
+	pthread_mutex_lock(&pool->lock);
+	uint32_t n = cursor_span(pool, want, &c, &page);
+	if (n == 0)
+		n = find_span(pool, want, &c, &page);
+	if (n > 0) {
+		struct gmm__chunk *chunk = pool->chunks[c];
+		for (uint32_t i = page; i < page + n; i++) {
+			struct gmm__record *r = &chunk->record[i];
+			*r = (struct gmm__record){ .references = 1, .state = GMM__SLOT_SHARED,
+						   .generation = (r->generation + 1) & 0x3fff };
+		}
+		chunk->free -= n;
+		pool->free_pages -= n;
+		pool->used_pages += n;
+		pool->references += n;
+		pool->cursor_chunk = c;
+		pool->cursor_page = page + n;
+		*ret_first = gmm__page_make(chunk->id, page);
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return n;
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------------ */
+
+static struct gmm__chunk *chunk_of(const struct gmm__pool *pool, gmm__page_id page)
+{
+	return gmm__chunk_table_chunk(pool->table, gmm__page_chunk(page));
+}
+
+const uint8_t *gmm__pool_bytes(const struct gmm__pool *pool, gmm__page_id page)
+{
+	const struct gmm__chunk *chunk = chunk_of(pool, page);
+
+	return pool->files[chunk->file].bytes + chunk->file_chunk * GMM__CHUNK_BYTES +
+	       (uint64_t)gmm__page_index(page) * GMM__PAGE_BYTES;
+}
+
+void gmm__pool_where(const struct gmm__pool *pool, gmm__page_id page, int *ret_fd, uint64_t *ret_offset)
+{
+	const struct gmm__chunk *chunk = chunk_of(pool, page);
+
+	*ret_fd = pool->files[chunk->file].fd;
+	*ret_offset = chunk->file_chunk * GMM__CHUNK_BYTES + (uint64_t)gmm__page_index(page) * GMM__PAGE_BYTES;
+}
+
+bool gmm__pool_follows(const struct gmm__pool *pool, gmm__page_id a, gmm__page_id b)
+{
+	if (gmm__page_chunk(a) == gmm__page_chunk(b))
+		return b == a + 1;
+	if (gmm__page_index(a) != GMM__CHUNK_PAGES - 1 || gmm__page_index(b) != 0)
+		return false;
+	const struct gmm__chunk *first = chunk_of(pool, a), *second = chunk_of(pool, b);
+	return first->file == second->file && second->file_chunk == first->file_chunk + 1;
+}
+
+int gmm__pool_fill(struct gmm__pool *pool, gmm__page_id first, const struct iovec *parts, int n_parts)
+{
+	int fd;
+	uint64_t offset;
+	size_t size = 0;
+
+	for (int i = 0; i < n_parts; i++)
+		size += parts[i].iov_len;
+	gmm__pool_where(pool, first, &fd, &offset);
+	ssize_t n = pool->mem->sys->file_write(fd, parts, n_parts, offset);
+	return n < 0 ? (int)n : (size_t)n == size ? 0 : -12; /* short: the file system is full, ENOMEM for tmpfs */
+}
+
+uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t count)
+{
+	uint32_t n = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	for (; n < count; n++) {
+		struct gmm__chunk *chunk = chunk_of(pool, first + n);
+		struct gmm__record *r = chunk ? &chunk->record[gmm__page_index(first + n)] : NULL;
+		if (!r || r->state != GMM__SLOT_SHARED || r->references >= GMM__REFERENCES_MAX - 1)
+			break;
+		r->references++;
+	}
+	pool->references += n;
+	pthread_mutex_unlock(&pool->lock);
+	return n;
+}
+
+/* ---- dropping ---------------------------------------------------------------------------------------------- */
+
+static void set_free_if_uncovered(struct gmm__pool *pool, struct gmm__chunk *chunk, struct gmm__record *r)
+{
+	r->state = GMM__SLOT_HELD;
+	if (r->broken > 0)
+		return;
+	r->state = GMM__SLOT_FREE;
+	chunk->free++;
+	pool->free_pages++;
+}
+
+/* Returns true when the page has to be punched now. */
+static bool drop_one(struct gmm__pool *pool, struct gmm__chunk *chunk, struct gmm__record *r, enum gmm__pool_drop how)
+{
+	if (how == GMM__DROP_COVER) {
+		if (r->broken < GMM__BROKEN_MAX)
+			r->broken--;
+		if (r->state == GMM__SLOT_HELD)
+			set_free_if_uncovered(pool, chunk, r);
+		return false;
+	}
+	if (how == GMM__DROP_BROKEN && r->broken < GMM__BROKEN_MAX)
+		r->broken++;
+	pool->references--;
+	if (--r->references > 0)
+		return false;
+	r->state = GMM__SLOT_PUNCHING;
+	pool->used_pages--;
+	return true;
+}
+
+/* Punches `count` consecutive pages of one chunk and lets go of the slots. */
+static void punch(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count, bool filled)
+{
+	gmm__page_id first = gmm__page_make(chunk->id, page);
+	int fd;
+	uint64_t offset;
+
+	for (uint32_t i = 0; filled && pool->gone && i < count; i++)
+		pool->gone(pool->gone_arg, first + i, gmm__pool_bytes(pool, first + i));
+	gmm__pool_where(pool, first, &fd, &offset);
+	int rc = !filled ? 0 : pool->mem->sys->file_punch(fd, offset, (uint64_t)count * GMM__PAGE_BYTES);
+
+	/* If the host refuses, the memory comes back when the slot is used again or the pool ends. */
+	pthread_mutex_lock(&pool->lock);
+	pool->punch_failures += rc != 0;
+	for (uint32_t i = page; i < page + count; i++)
+		set_free_if_uncovered(pool, chunk, &chunk->record[i]);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+/* All pages in one chunk. Between the two locked sections of a page only this thread knows it: it has no
+ * reference, so nobody can take one, and it is not free. */
+static void drop_in_chunk(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count,
+			  enum gmm__pool_drop how)
+{
+	uint64_t gone[GMM__CHUNK_PAGES / 64] = { 0 };
+	bool any = false;
+
+	pthread_mutex_lock(&pool->lock);
+	for (uint32_t i = page; i < page + count; i++) {
+		if (drop_one(pool, chunk, &chunk->record[i], how)) {
+			gone[i / 64] |= 1ull << i % 64;
+			any = true;
+		}
+	}
+	pthread_mutex_unlock(&pool->lock);
+	for (uint32_t i = page; any && i < page + count; i++) {
+		uint32_t n = 0;
+		while (i + n < page + count && gone[(i + n) / 64] >> (i + n) % 64 & 1)
+			n++;
+		if (n > 0)
+			punch(pool, chunk, i, n, how != GMM__DROP_UNFILLED);
+		i += n;
+	}
+}
+
+void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, enum gmm__pool_drop how)
+{
+	while (count > 0) {
+		uint32_t page = gmm__page_index(first);
+		uint32_t n = GMM__CHUNK_PAGES - page < count ? GMM__CHUNK_PAGES - page : count;
+		drop_in_chunk(pool, chunk_of(pool, first), page, n, how);
+		first += n;
+		count -= n;
+	}
+}
+
+/* ---- validation ---------------------------------------------------------------------------------------------- */
+
+struct gmm__record gmm__pool_record(struct gmm__pool *pool, gmm__page_id page)
+{
+	struct gmm__record r = { 0 };
+
+	pthread_mutex_lock(&pool->lock);
+	struct gmm__chunk *chunk = chunk_of(pool, page);
+	if (chunk)
+		r = chunk->record[gmm__page_index(page)];
+	pthread_mutex_unlock(&pool->lock);
+	return r;
+}
+
+const char *gmm__pool_validate(struct gmm__pool *pool)
+{
+	uint64_t free_pages = 0, used = 0, references = 0;
+	const char *broken = NULL;
+
+	pthread_mutex_lock(&pool->lock);
+	for (uint32_t c = 0; c < pool->n_chunks; c++) {
+		const struct gmm__chunk *chunk = pool->chunks[c];
+		uint32_t chunk_free = 0;
+		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
+			const struct gmm__record *r = &chunk->record[i];
+			chunk_free += r->state == GMM__SLOT_FREE;
+			used += r->state == GMM__SLOT_SHARED;
+			references += r->references;
+			if ((r->state == GMM__SLOT_SHARED) != (r->references > 0))
+				broken = "INV-2: a slot has references but is not shared, or the other way round";
+			if (r->state == GMM__SLOT_FREE && r->broken)
+				broken = "INV-2: a free slot has covers";
+		}
+		free_pages += chunk_free;
+		if (chunk_free != chunk->free)
+			broken = "INV-4: a chunk's free count is wrong";
+	}
+	if (free_pages != pool->free_pages || used != pool->used_pages || references != pool->references)
+		broken = "INV-4: the pool's sums are wrong";
+	pthread_mutex_unlock(&pool->lock);
+	return broken;
+}

@@ -1,0 +1,121 @@
+/* The pool: the shared chunks of one trust domain and the files behind them.
+ *
+ * A pool page (slot) has references, the gfns that use its bytes plus reservations held for a merge under way,
+ * and broken covers, mappings that still lie over it although the gfn has a copy of its own. All mappings over
+ * a page are its covers; covers = references + broken covers (a reservation counts as a cover although it has none
+ * yet, which errs on the safe side).
+ *
+ *   references > 0                       the bytes are there and never change (INV-2)
+ *   references = 0                       the page is punched out of the file: the memory is given back
+ *   references = 0 and broken covers = 0 the slot may be given out again, under a new generation
+ *
+ * Life of a slot: FREE → reserve → SHARED → last reference dropped → PUNCHING → HELD (covers left) or FREE.
+ *
+ * Threads: all functions may be called from any thread. The pool's mutex (rank 30) is never held over a system
+ * call on a page's bytes. Reading a page needs a reference.
+ */
+#ifndef GMM_POOL_H
+#define GMM_POOL_H
+
+#include <pthread.h>
+
+#include "gmm/chunk_table.h"
+
+enum gmm__page_state_shared { GMM__SLOT_FREE, GMM__SLOT_SHARED, GMM__SLOT_PUNCHING, GMM__SLOT_HELD };
+
+/* The 8-byte page record. Counts saturate: a saturated page is never freed before its pool ends. */
+struct gmm__record {
+	uint32_t references;
+	uint32_t broken : 16;     /* broken covers */
+	uint32_t generation : 14; /* counts how often the slot was given out, modulo 2^14 */
+	uint32_t state : 2;       /* enum gmm__page_state_shared */
+};
+_Static_assert(sizeof(struct gmm__record) == 8, "8 bytes a page");
+
+enum { GMM__BROKEN_MAX = 0xffff };
+#define GMM__REFERENCES_MAX UINT32_MAX
+
+/* Invariant: free = number of records in state FREE. */
+struct gmm__chunk {
+	gmm__chunk_id id;
+	uint32_t file;        /* index of its file in the pool */
+	uint32_t file_chunk;  /* its place in that file */
+	uint32_t free;
+	struct gmm__record record[GMM__CHUNK_PAGES];
+};
+
+/* A file holds 1 GiB: mappings of one file share a kernel lock, so a pool is several files. */
+enum { GMM__FILE_CHUNKS = 512 };
+
+struct gmm__pool_file {
+	int fd;
+	uint32_t chunks;      /* in use at its start; its size is chunks * 2 MiB */
+	const uint8_t *bytes; /* read-only mapping of GMM__FILE_CHUNKS chunks */
+};
+
+/* Told of every page whose last reference went, before its bytes go. Called without the pool's mutex. */
+typedef void gmm__pool_gone_fn(void *arg, gmm__page_id page, const uint8_t *bytes);
+
+struct gmm__pool {
+	struct gmm__mem *mem;
+	struct gmm__chunk_table *table;
+	gmm__pool_gone_fn *gone;
+	void *gone_arg;
+	pthread_mutex_t lock;       /* rank 30; guards everything below and the records */
+	struct gmm__chunk **chunks; /* in the order of files and their places: lowest first */
+	uint32_t n_chunks;
+	uint32_t chunks_size;       /* allocated length of chunks */
+	struct gmm__pool_file *files;
+	uint32_t n_files;
+	uint32_t cursor_chunk;      /* index into chunks and page where the last reservation ended */
+	uint32_t cursor_page;
+	uint64_t free_pages;        /* sum of chunk free */
+	uint64_t used_pages;        /* records in state SHARED */
+	uint64_t references;        /* sum of references */
+	uint64_t punch_failures;
+};
+
+void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table,
+		    gmm__pool_gone_fn *gone, void *gone_arg);
+
+/* All references must be gone or their mappings about to go: the files are closed. */
+void gmm__pool_destroy(struct gmm__pool *pool);
+
+/* Gives out up to `want` consecutive free slots with one reference each; the bytes are to be written with
+ * gmm__pool_fill before anybody maps them. Where the last call ended comes first, so that what is promoted in
+ * order stays in order; then the lowest chunk with a gap that fits. Returns how many, from *ret_first on; 0
+ * when the host is out of memory, ids or disk. */
+uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first);
+
+/* Writes whole pages into slots from `first` on that the caller reserved and nobody else has seen. */
+int gmm__pool_fill(struct gmm__pool *pool, gmm__page_id first, const struct iovec *parts, int n_parts);
+
+/* Takes a reference to each of `count` consecutive pages that have one. Stops at the first that is gone (or
+ * saturated) and returns how many it took. */
+uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t count);
+
+/* How a reference or a cover ends, for `count` consecutive pages each. */
+enum gmm__pool_drop {
+	GMM__DROP_REFERENCE, /* reference and its cover (or a reservation): the mapping is gone */
+	GMM__DROP_UNFILLED,  /* a reservation whose bytes were never written */
+	GMM__DROP_BROKEN,    /* the reference; the mapping stays as a broken cover */
+	GMM__DROP_COVER,     /* a broken cover: the mapping is gone */
+};
+void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, enum gmm__pool_drop how);
+
+/* The bytes of a page the caller has a reference to. */
+const uint8_t *gmm__pool_bytes(const struct gmm__pool *pool, gmm__page_id page);
+
+/* Where to map a page from. Pages of consecutive ids may still lie in different files: see gmm__pool_follows. */
+void gmm__pool_where(const struct gmm__pool *pool, gmm__page_id page, int *ret_fd, uint64_t *ret_offset);
+
+/* True if `b` is the page right after `a` in the same file, so that one mapping can hold both. */
+bool gmm__pool_follows(const struct gmm__pool *pool, gmm__page_id a, gmm__page_id b);
+
+/* The record as it is now, for validators and tests. */
+struct gmm__record gmm__pool_record(struct gmm__pool *pool, gmm__page_id page);
+
+/* Recounts and compares (INV-2, INV-4). Returns NULL or the broken rule. */
+const char *gmm__pool_validate(struct gmm__pool *pool);
+
+#endif

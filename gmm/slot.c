@@ -1,0 +1,71 @@
+/* RAM slots: page states, counts and mapping seams. */
+#include "gmm/slot.h"
+
+#include "gmm/vm.h"
+
+struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host)
+{
+	struct gmm__slot *slot = gmm__mem_alloc(mem, sizeof *slot);
+	if (!slot)
+		return NULL;
+	*slot = (struct gmm__slot){ .vm = vm, .gfn = gfn, .pages = pages, .host = host,
+				    .value = gmm__mem_alloc(mem, pages * sizeof *slot->value),
+				    .state = gmm__mem_alloc(mem, pages) };
+	if (slot->value && slot->state)
+		return slot;
+	gmm__slot_free(mem, slot);
+	return NULL;
+}
+
+void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot)
+{
+	gmm__mem_free(mem, slot->value, slot->pages * sizeof *slot->value);
+	gmm__mem_free(mem, slot->state, slot->pages);
+	gmm__mem_free(mem, slot, sizeof *slot);
+}
+
+void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state state, uint32_t value)
+{
+	uint8_t old = slot->state[page];
+
+	slot->vm->stats.state_pages[old & GMM__STATE_MASK]--;
+	slot->vm->stats.state_pages[state]++;
+	slot->value[page] = value;
+	__atomic_store_n(&slot->state[page], (old & ~GMM__STATE_MASK) | state, __ATOMIC_RELAXED);
+}
+
+/* True when pages `left` and `left + 1` of the slot lie in different VMAs. */
+static bool is_seam(const struct gmm__slot *slot, uint32_t left, bool left_covered, bool right_covered)
+{
+	if (left_covered != right_covered)
+		return true;
+	return left_covered && slot->value[left + 1] != slot->value[left] + 1;
+}
+
+struct gmm__seams gmm__slot_seams(const struct gmm__slot *slot, uint32_t first, uint32_t end)
+{
+	struct gmm__seams seams = { 0 };
+	bool left = first > 0 && gmm__state_is_covered(gmm__slot_state(slot, first - 1));
+
+	for (uint32_t page = first; page <= end && page < slot->pages; page++) {
+		bool right = gmm__state_is_covered(gmm__slot_state(slot, page));
+		bool seam = page > 0 && is_seam(slot, page - 1, left, right);
+		seams.mappings += seam;
+		seams.runs += right && (seam || page == 0);
+		left = right;
+	}
+	return seams;
+}
+
+uint32_t gmm__slot_seams_added(const struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page)
+{
+	uint32_t end = first + count;
+	uint32_t before = gmm__slot_seams(slot, first, end).mappings, after = 0;
+
+	if (first > 0)
+		after += !(gmm__state_is_covered(gmm__slot_state(slot, first - 1)) &&
+			   slot->value[first - 1] + 1 == page);
+	if (end < slot->pages)
+		after += !(gmm__state_is_covered(gmm__slot_state(slot, end)) && slot->value[end] == page + count);
+	return after > before ? after - before : 0;
+}

@@ -1,0 +1,103 @@
+/* A RAM slot of a VM and its page table, which is the record of the VM's references too.
+ *
+ * Each page has a state byte and a 32-bit value: while it lies under a pool mapping (FILL, SHARED, BROKEN) the
+ * value is the page id of the slot that covers it; while it is UNIQUE, NOMINATED, BUDGET or RACED it is the
+ * fingerprint of its bytes as last digested; else 0. FILL and SHARED hold one reference to that page, BROKEN one broken cover
+ * (INV-3). Five bytes a page.
+ *
+ * Threads: states and values are written only by the thread that has claimed the VM (gmm/vm.h); others may
+ * read a state or fingerprint as a hint.
+ */
+#ifndef GMM_SLOT_H
+#define GMM_SLOT_H
+
+#include <gmm/gmm.h>
+
+#include "gmm/pool.h"
+
+struct gmm_vm;
+
+enum {
+	GMM__STATE_MASK = 0x0f,
+	GMM__FLAG_UNSHAREABLE = 0x10, /* declared so by the embedder */
+	GMM__FLAG_PINNED = 0x20,      /* pinned by the embedder */
+	GMM__FLAG_FILL = 0x40,        /* repeats one word, as last digested */
+	GMM__FLAGS_REFUSED = GMM__FLAG_UNSHAREABLE | GMM__FLAG_PINNED,
+};
+_Static_assert(GMM_PAGE_STATES <= GMM__STATE_MASK + 1, "states fit their bits");
+
+/* What new mappings over the slot must be given again, since the kernel does not inherit it. */
+struct gmm__ram_attributes {
+	bool dont_fork;
+	bool dont_dump;
+	bool no_huge;
+	int policy;             /* MPOL_*; 0: the default */
+	unsigned long nodes[16]; /* of the policy */
+};
+
+struct gmm__slot {
+	struct gmm_vm *vm;
+	uint64_t gfn;              /* of its first page */
+	uint32_t pages;
+	uint8_t *host;             /* address of its first page */
+	gmm__chunk_id first_chunk; /* its seeded chunks: page i has page id first_chunk << 9 + i */
+	bool created;              /* mapped by the library */
+	_Atomic bool dead;         /* being removed; set under the VM's claim */
+	struct gmm__ram_attributes attributes;
+	uint32_t *value;
+	uint8_t *state;            /* enum gmm_page_state and GMM__FLAG_* */
+};
+
+/* Tables for `pages` pages, all ABSENT. NULL without memory. */
+struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host);
+void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot);
+
+static inline enum gmm_page_state gmm__slot_state(const struct gmm__slot *slot, uint32_t page)
+{
+	return __atomic_load_n(&slot->state[page], __ATOMIC_RELAXED) & GMM__STATE_MASK;
+}
+
+static inline uint8_t *gmm__slot_host(const struct gmm__slot *slot, uint32_t page)
+{
+	return slot->host + (uint64_t)page * GMM__PAGE_BYTES;
+}
+
+static inline gmm__page_id gmm__slot_page_id(const struct gmm__slot *slot, uint32_t page)
+{
+	return (slot->first_chunk << GMM__CHUNK_SHIFT) + page;
+}
+
+static inline bool gmm__state_is_shared(enum gmm_page_state state)
+{
+	return state == GMM_PAGE_SHARED || state == GMM_PAGE_FILL;
+}
+
+/* Lies under a mapping of the pool. */
+static inline bool gmm__state_is_covered(enum gmm_page_state state)
+{
+	return gmm__state_is_shared(state) || state == GMM_PAGE_BROKEN;
+}
+
+/* Has memory of its own. */
+static inline bool gmm__state_is_private(enum gmm_page_state state)
+{
+	return !gmm__state_is_shared(state) && state != GMM_PAGE_ABSENT && state != GMM_PAGE_ZERO &&
+	       state != GMM_PAGE_SWAPPED;
+}
+
+/* Sets state and value and keeps the VM's counts; flags stay. */
+void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state state, uint32_t value);
+
+/* Mapping seams at the left edges of pages [first, end], that is the VMAs these pages add, and the runs of
+ * covered pages that start in it. */
+struct gmm__seams {
+	uint32_t mappings;
+	uint32_t runs;
+};
+struct gmm__seams gmm__slot_seams(const struct gmm__slot *slot, uint32_t first, uint32_t end);
+
+/* How many VMAs the slot would gain if pages [first, first + count) mapped pool pages from `page` on. Never
+ * negative here: gains by joining count as 0. */
+uint32_t gmm__slot_seams_added(const struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page);
+
+#endif

@@ -1,0 +1,69 @@
+/* A VM: its slots, counts and claim.
+ *
+ * Claim: whoever changes the VM's mappings or page table owns it for that time. It is a flag with waiters, not a
+ * mutex, because it is held over compares and system calls; whoever waits for it touches no guest memory. The
+ * engine holds it for one batch at a time and gives way between batches.
+ */
+#ifndef GMM_VM_H
+#define GMM_VM_H
+
+#include "gmm/slot.h"
+
+struct gmm;
+struct gmm__domain;
+
+/* Published as a whole: readers inside an RCU section or with the claim see a sorted array (by gfn). */
+struct gmm__slots {
+	uint32_t n;
+	struct gmm__slot *slot[];
+};
+
+struct gmm__pin {
+	struct gmm__pin *next;
+	uint64_t gfn;
+	uint64_t pages;
+};
+
+struct gmm_vm {
+	struct gmm *gmm;
+	struct gmm__domain *domain;
+	struct gmm_vm *next;          /* in the instance's list, highest priority first; guarded by its lock */
+	uint32_t number;
+	enum gmm_priority priority;
+	char name[GMM_NAME_MAX + 1];
+
+	/* Guarded by the instance's lock. */
+	bool claimed;
+	_Atomic bool dead;            /* being destroyed: no new claims but the destroyer's */
+	bool visited;                 /* the engine works on it: must not be freed */
+	uint32_t waiting;             /* threads that want the claim */
+
+	/* Guarded by the claim; slots also readable under RCU. */
+	struct gmm__slots *slots;
+	struct gmm__pin *pins;
+	struct gmm_vm_stats stats;    /* pages, state_pages, mappings, runs and the counters; the rest is derived */
+};
+
+/* Takes or leaves the claim. take returns false for a VM that is being destroyed, unless `destroying`. */
+bool gmm__vm_claim(struct gmm_vm *vm, bool destroying);
+void gmm__vm_release(struct gmm_vm *vm);
+/* Takes the claim if nobody has it and the VM is not being destroyed. */
+bool gmm__vm_try_claim(struct gmm_vm *vm);
+
+/* Publishes a new array with `add` in it and without `remove` (either may be NULL); the old one is freed after
+ * a grace period by the caller's gmm__vm_slots_free. Returns the old array, or NULL without memory. */
+struct gmm__slots *gmm__vm_slots_change(struct gmm_vm *vm, struct gmm__slot *add, const struct gmm__slot *remove);
+void gmm__vm_slots_free(struct gmm_vm *vm, struct gmm__slots *slots);
+
+/* The slot that holds gfn, or NULL. Needs the claim or an RCU section. */
+struct gmm__slot *gmm__vm_find(const struct gmm_vm *vm, uint64_t gfn);
+
+/* The part of gfns [gfn, gfn + pages) that lies in one slot. Returns false at the end or at a gap. */
+struct gmm__part {
+	struct gmm__slot *slot;
+	uint32_t first;
+	uint32_t pages;
+};
+bool gmm__vm_part(const struct gmm_vm *vm, uint64_t gfn, uint64_t pages, struct gmm__part *ret_part);
+
+#endif

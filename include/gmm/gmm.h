@@ -1,0 +1,246 @@
+/* gmm-dedup: let virtual machines on one host share every page they have in common.
+ *
+ * An instance (struct gmm) owns the pools of shared pages, one for each trust domain, and the engine that
+ * scans guest memory, finds equal pages and replaces them by one copy. A VM (struct gmm_vm) belongs to one
+ * trust domain and has any number of RAM slots. Guest RAM is ordinary private anonymous memory of this
+ * process: the library creates it or adopts what the caller has. After that the guest runs as before: it
+ * reads shared pages at full speed and the kernel gives it a copy of its own when it writes to one.
+ *
+ * Words: a guest address is a guest-physical address in bytes; gfn = guest address / 4096. Shared page: a
+ * read-only page of the pool used by one or more gfns. Zero page: a page of zero bytes that was turned into a
+ * hole. Broken page: a gfn that was shared and has been written since.
+ *
+ * Units: sizes and addresses are bytes and multiples of GMM_PAGE_SIZE unless the name ends in _pages.
+ *
+ * Threads: every function may be called from any thread at any time, with these exceptions: gmm_instance_close
+ * and gmm_vm_destroy must be the last call on their object. Functions that change a mapping (discard,
+ * unshare, pin, remove, destroy) wait until the engine has finished the batch it works on in that VM, at
+ * most a few milliseconds. No function may be called from a signal handler or from the log callback. After
+ * fork the child must not call the library on objects of its parent: GMM_ERR_WRONG_PROCESS.
+ *
+ * Errors: functions return GMM_OK (0) or a negative status and then changed nothing, unless stated otherwise;
+ * results go to pointers named ret_*, untouched on failure. The library never prints, exits or aborts.
+ */
+#ifndef GMM_GMM_H
+#define GMM_GMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GMM_PAGE_SIZE 4096u
+#define GMM_NAME_MAX 63u /* bytes of a VM's or trust domain's name, without the final 0 */
+
+struct gmm;    /* an instance */
+struct gmm_vm; /* a virtual machine of an instance */
+
+/* ---- statuses ------------------------------------------------------------------------------------------- */
+
+enum gmm_status {
+	GMM_OK = 0,
+	GMM_ERR_INVALID_PARAMETER = -1, /* NULL, unknown flag, empty range, name too long */
+	GMM_ERR_NO_MEMORY = -2,         /* the host refused memory for our own tables, or for unsharing */
+	GMM_ERR_WRONG_ORDER = -3,       /* e.g. starting a started engine, closing with VMs alive */
+	GMM_ERR_WRONG_PROCESS = -4,     /* called in a fork of the process that opened the instance */
+	GMM_ERR_NOT_FOUND = -5,         /* no RAM slot or pin there */
+	GMM_ERR_TIMEOUT = -6,           /* the deadline passed first */
+	GMM_ERR_UNSUPPORTED_KERNEL = -7, /* a kernel feature is missing; the log names it and its version */
+	GMM_ERR_NO_PERMISSION = -8,     /* userfaultfd or pagemap may not be opened */
+	GMM_ERR_SYSTEM = -9,            /* an unexpected failure of the kernel; the log has the errno */
+	GMM_ERR_MISALIGNED = -10,       /* an address or size is not a multiple of GMM_PAGE_SIZE */
+	GMM_ERR_OVERLAP = -11,          /* overlaps a RAM slot, in guest or host addresses */
+	GMM_ERR_RAM_NOT_MAPPED = -12,   /* adopt: part of the range is not mapped */
+	GMM_ERR_RAM_SHARED = -13,       /* adopt: MAP_SHARED memory (vhost-user, virtiofs): cannot be shared this way */
+	GMM_ERR_RAM_FILE = -14,         /* adopt: a private mapping of a file */
+	GMM_ERR_RAM_NOT_WRITABLE = -15, /* adopt: not mapped read and write */
+	GMM_ERR_RAM_HUGETLB = -16,      /* adopt: hugetlbfs */
+	GMM_ERR_RAM_LOCKED = -17,       /* adopt: mlock or mlockall */
+	GMM_ERR_RAM_MERGEABLE = -18,    /* adopt: the kernel's KSM works on it (MADV_MERGEABLE) */
+	GMM_ERR_RAM_WATCHED = -19,      /* adopt: another userfaultfd is registered (postcopy, snapshot) */
+	GMM_ERR_RAM_SPECIAL = -20,      /* adopt: device memory, stack or another mapping that is not plain RAM */
+	GMM_ERR_PINNED = -21,           /* pages that a device may write to cannot be made the caller's again */
+	GMM_ERR_LIMIT = -22,            /* a limit of this library: VMs, pages, the mapping limit of the kernel */
+	GMM_ERR_SWAP_UNSAFE = -23,      /* swap is on and this kernel's UFFDIO_MOVE is older than its swap fixes (6.16) */
+};
+
+/* The name ("GMM_ERR_OVERLAP") and a sentence. Never NULL; static storage. */
+const char *gmm_status_name(int status);
+const char *gmm_status_text(int status);
+
+/* ---- instance ------------------------------------------------------------------------------------------- */
+
+enum gmm_log_level { GMM_LOG_ERROR, GMM_LOG_WARNING, GMM_LOG_INFO, GMM_LOG_DEBUG };
+
+/* Called from any thread, never while guest memory is frozen. Must not call the library. */
+typedef void gmm_log_fn(void *arg, enum gmm_log_level level, const char *message);
+
+struct gmm_options {
+	size_t struct_size;           /* set by gmm_options_init: lets the structure grow */
+	gmm_log_fn *log;              /* NULL: silent */
+	void *log_arg;
+	uint64_t max_mappings;        /* VMAs that sharing may add to the process; 0: half of vm.max_map_count */
+	uint32_t window_ms;           /* a page must be unwritten this long to be a candidate; 0: none. Default 2000 */
+	uint32_t pass_interval_ms;    /* time between the starts of two passes once settled. Default 2000 */
+};
+
+/* Fills in the defaults. */
+void gmm_options_init(struct gmm_options *options);
+
+/* Opens an instance. options NULL: the defaults. Needs Linux 6.8 and the right to use userfaultfd.
+ * GMM_ERR_UNSUPPORTED_KERNEL, _NO_PERMISSION, _SWAP_UNSAFE, _NO_MEMORY, _INVALID_PARAMETER, _SYSTEM. */
+int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm);
+
+/* Stops the engine and gives everything back. GMM_ERR_WRONG_ORDER while a VM is alive. */
+int gmm_instance_close(struct gmm *gmm);
+
+/* ---- virtual machines ----------------------------------------------------------------------------------- */
+
+enum gmm_priority { GMM_PRIORITY_LOW, GMM_PRIORITY_NORMAL, GMM_PRIORITY_HIGH };
+
+struct gmm_vm_options {
+	size_t struct_size;           /* set by gmm_vm_options_init */
+	const char *name;             /* for people; need not be unique; copied; NULL: "vm" and a number */
+	const char *domain;           /* trust domain: pages are shared inside it, never across; copied; NULL: "default" */
+	enum gmm_priority priority;   /* scanned sooner when higher. Default normal */
+};
+
+void gmm_vm_options_init(struct gmm_vm_options *options);
+
+/* A VM without RAM. options NULL: the defaults. GMM_ERR_INVALID_PARAMETER, _NO_MEMORY, _LIMIT. */
+int gmm_vm_create(struct gmm *gmm, const struct gmm_vm_options *options, struct gmm_vm **ret_vm);
+
+/* What becomes of adopted RAM. Library-created RAM is always unmapped. */
+enum gmm_ram_end {
+	GMM_RAM_KEEP,    /* every page becomes private memory of the caller, bytes kept */
+	GMM_RAM_DISCARD, /* the range becomes fresh zero memory: cheap */
+};
+
+/* Ends a VM. With GMM_RAM_KEEP it either succeeds or fails with nothing changed (the VM lives on): _NO_MEMORY,
+ * _LIMIT (the mapping limit), _PINNED (the process has pinned memory and pages of this VM were written since
+ * they were shared: a device might write to a page that we would replace). With GMM_RAM_KEEP no direct I/O may
+ * be in flight into RAM that is not pinned with gmm_vm_pin. */
+int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end);
+
+/* ---- RAM slots ------------------------------------------------------------------------------------------ */
+
+/* Creates RAM: zero, private, anonymous, 2 MiB aligned, without transparent huge pages. *ret_addr is its
+ * host address, valid until the slot is removed. _MISALIGNED, _OVERLAP, _NO_MEMORY, _LIMIT. */
+int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, void **ret_addr);
+
+/* Takes RAM that the caller has mapped: private, anonymous, readable and writable. It must stay mapped, and
+ * the caller must not remap, protect, lock or discard it except through this library, until the slot is removed.
+ * Its MADV_DONTFORK, MADV_DONTDUMP and memory policy are kept; transparent huge pages in it are left alone.
+ * Refused with the GMM_ERR_RAM_* that fits, _MISALIGNED, _OVERLAP, _NO_MEMORY, _LIMIT. */
+int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_t size);
+
+/* Removes the slot that starts at guest_addr; as gmm_vm_destroy does for all. _NOT_FOUND and its errors. */
+int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end end);
+
+/* The following take any range that lies in RAM slots, also across slots that touch; else _NOT_FOUND. */
+
+/* unshareable true: pages of the range are never shared; those that are become private. False: lifted. */
+int gmm_vm_set_unshareable(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, bool unshareable);
+
+/* Promise that a device may write to the range (O_DIRECT, io_uring, VFIO): its pages become private and stay
+ * where they are until unpinned. Call it before the device gets the address. Pins nest; unpin takes exactly a
+ * range that was pinned (else _NOT_FOUND). Pages that the kernel knows as pinned are left alone without this. */
+int gmm_vm_pin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
+int gmm_vm_unpin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
+
+/* The balloon's and reset's primitive: the range becomes a hole that reads zero, its memory goes back.
+ * Use this, not MADV_DONTNEED, which would show pool pages again. _PINNED if part of it is pinned. */
+int gmm_vm_discard(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
+
+/* Makes every page of the range private, bytes kept. They are candidates again at the next pass unless the
+ * engine is paused or the range unshareable. Same errors and rule for direct I/O as gmm_vm_destroy. */
+int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
+
+/* ---- the engine ----------------------------------------------------------------------------------------- */
+
+/* Starts scanning and sharing, or goes on after pause. _WRONG_ORDER when it runs; _NO_MEMORY, _SYSTEM. */
+int gmm_engine_start(struct gmm *gmm);
+
+/* Returns when the engine rests; what is shared stays shared. _WRONG_ORDER unless it runs. */
+int gmm_engine_pause(struct gmm *gmm);
+
+/* Ends the engine's threads; what is shared stays shared. OK when it does not run. */
+int gmm_engine_stop(struct gmm *gmm);
+
+/* Waits until a full pass found nothing more to share in memory that was quiet: the engine has settled.
+ * timeout_ms < 0: no deadline. _TIMEOUT; _WRONG_ORDER if the engine does not run (or stops meanwhile). */
+int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms);
+
+/* ---- statistics ----------------------------------------------------------------------------------------- */
+
+/* Every page of a VM's RAM is in exactly one state; the text says why it is not shared. */
+enum gmm_page_state {
+	GMM_PAGE_ABSENT,      /* never touched, or discarded */
+	GMM_PAGE_SWAPPED,     /* in swap; left there */
+	GMM_PAGE_ZERO,        /* was all zero bytes, is a hole now */
+	GMM_PAGE_FILL,        /* shared; repeats one 8-byte word */
+	GMM_PAGE_SHARED,      /* shared; any other content */
+	GMM_PAGE_UNIQUE,      /* no equal page found in the domain */
+	GMM_PAGE_VOLATILE,    /* written within the last window, or not looked at yet */
+	GMM_PAGE_NOMINATED,   /* has an equal page; waits for its merge */
+	GMM_PAGE_BROKEN,      /* was shared, written since */
+	GMM_PAGE_PINNED,      /* the kernel refused to move it: pinned by a device, or still shared with a fork;
+	                       * or pinned by gmm_vm_pin */
+	GMM_PAGE_HUGE,        /* part of a transparent huge page, left whole */
+	GMM_PAGE_UNSHAREABLE, /* declared so */
+	GMM_PAGE_BUDGET,      /* has an equal page, but its run is too short for the mapping budget */
+	GMM_PAGE_DOMAIN,      /* equal only to pages of other domains; counted only where the instance may know */
+	GMM_PAGE_RACED,       /* changed between being found and being compared */
+	GMM_PAGE_FOREIGN,     /* the mapping is no longer ours: something else was mapped there */
+	GMM_PAGE_STATES
+};
+
+/* "absent", "zero", ... Never NULL; static storage. */
+const char *gmm_page_state_name(enum gmm_page_state state);
+
+struct gmm_vm_stats {
+	uint64_t pages;                         /* guest pages of all slots */
+	uint64_t state_pages[GMM_PAGE_STATES];  /* they add up to pages */
+	uint64_t private_pages;                 /* pages with memory of their own */
+	uint64_t references;                    /* gfns that use a shared page: FILL + SHARED */
+	uint64_t mappings;                      /* VMAs that sharing added, as counted by the engine */
+	uint64_t runs;                          /* runs of shared pages */
+	uint64_t cow_breaks;                    /* shared pages found written, since the VM was created */
+	uint64_t zero_breaks;                   /* zero pages found written */
+	uint64_t merges;                        /* pages made shared or zero, since the VM was created */
+	uint64_t raced;                         /* merges given up because the bytes differed */
+	uint64_t refused_pinned;                /* merges refused by the kernel: pinned or not exclusive */
+};
+
+struct gmm_stats {
+	uint64_t vms;
+	struct gmm_vm_stats total;              /* the sum over VMs */
+	uint64_t allocated_pages;               /* private pages of all VMs + pool_pages */
+	uint64_t pool_pages;                    /* shared pages in use */
+	uint64_t saved_pages;                   /* references - pool_pages */
+	uint64_t metadata_bytes;                /* our own tables now */
+	uint64_t metadata_peak_bytes;           /* and at their largest */
+	uint64_t kernel_overhead_bytes;         /* estimate: VMAs and page tables that sharing added */
+	uint64_t passes;                        /* full passes since the instance was opened */
+	uint64_t cpu_ns;                        /* CPU time of the engine's threads, user and system */
+	uint64_t digested_pages;                /* pages read by the digest stage */
+	bool running;
+	bool settled;
+};
+
+/* One consistent snapshot. */
+int gmm_instance_stats(struct gmm *gmm, struct gmm_stats *ret_stats);
+int gmm_vm_stats(struct gmm_vm *vm, struct gmm_vm_stats *ret_stats);
+
+/* Recounts everything from the page tables and checks the accounting identities (INV-2 to INV-6). GMM_OK, or
+ * _SYSTEM with the first broken identity in the log. The engine waits meanwhile. */
+int gmm_instance_validate(struct gmm *gmm);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
