@@ -28,9 +28,9 @@ struct bench_engine {
 	void (*pause)(void);
 	void (*resume)(void);
 
-	uint64_t (*saved_pages)(void); /* cheap */
-	uint64_t (*passes)(void);      /* cheap: completed passes over all memory since the engine exists */
-	uint64_t (*outside_cpu_ns)(void); /* CPU time of the engine that is not this process's */
+	uint64_t (*saved_pages)(void);    /* cheap */
+	uint64_t (*passes)(void);         /* cheap: completed passes over all memory since start */
+	uint64_t (*outside_cpu_ns)(void); /* since start: its CPU time that is not this process's */
 	uint64_t (*cow_breaks)(void);     /* since start */
 	bool (*is_shared)(const void *page);
 	void (*add_figures)(

@@ -28,7 +28,7 @@ enum { RMAP_ITEM_BYTES = 64, KPAGEFLAGS_KSM = 21, MAX_PAGE_SHARING = 256 };
 
 static char schedstat_path[64];
 static int sharing_fd, zero_fd, scans_fd, schedstat_fd;
-static uint64_t scans_before, breaks_before, most_saved, scans_at_growth;
+static uint64_t cpu_before_ns, scans_before, breaks_before, most_saved, scans_at_growth;
 
 static bool is_number(const char *text)
 {
@@ -113,6 +113,7 @@ static void start(const struct bench_options *options, const struct bench_guests
 	zero_fd = open_file(KSM "ksm_zero_pages");
 	scans_fd = open_file(KSM "full_scans");
 	schedstat_fd = open_file(schedstat_path);
+	cpu_before_ns = read_open(schedstat_fd);
 	scans_before = read_open(scans_fd);
 	breaks_before = gmm__bench_read_field(VMSTAT, "cow_ksm");
 	for (unsigned i = 0; i < guests->count; i++)
@@ -160,7 +161,7 @@ static bool wait_settled(uint64_t wait_ns)
 
 static uint64_t outside_cpu_ns(void)
 {
-	return read_open(schedstat_fd);
+	return read_open(schedstat_fd) - cpu_before_ns;
 }
 
 static uint64_t cow_breaks(void)

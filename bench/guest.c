@@ -150,7 +150,6 @@ static json_t *measure(
 	for (unsigned i = 0; i < thread_count; i++)
 		start_thread(&threads[i], guests, i, &stop);
 	engine->start(options, guests);
-	cpu_ns += engine->outside_cpu_ns();
 	gmm__bench_sleep_ns((uint64_t)(options->seconds * BENCH_NS_PER_S));
 	atomic_store(&stop, true);
 	seconds = gmm__bench_seconds(gmm__host_now_ns() - start_ns);

@@ -156,7 +156,6 @@ static json_t *measure(
 	double mean;
 
 	engine->start(options, guests);
-	cpu_ns += engine->outside_cpu_ns();
 	samples = play(&replay, engine, options->seconds, &mean);
 	engine->pause();
 	writer_cpu_ns = gmm__bench_thread_cpu_ns() - writer_cpu_ns;

@@ -101,6 +101,7 @@ int bench_vmcount(int argc, char **argv)
 	json_t *result;
 
 	options->window_ms = 0;
+	options->pass_interval_ms = 50;
 	options->takes_vm_counts = true;
 	options->vm_count_count = 4;
 	memcpy(options->vm_counts, (double[]){ 2, 4, 8, 16 }, 4 * sizeof(double));
