@@ -222,7 +222,7 @@ START_TEST(ranges_must_lie_in_slots)
 	struct place place = place_open();
 	uint64_t bad[][2] = {
 		{ 0, SIZE }, { GPA - PAGE, SIZE }, { GPA + PAGE, SIZE }, { GPA, SIZE + PAGE },
-		{ GPA, 4 * SIZE }, { UINT64_MAX - PAGE + 1, PAGE }, { GPA, UINT64_MAX - PAGE + 1 },
+		{ GPA, 4 * SIZE }, { (uint64_t)1 << 50, PAGE }, { GPA, (uint64_t)1 << 50 },
 	};
 
 	vm_create_ram(place.vm, GPA, PAGES);
@@ -285,6 +285,8 @@ START_TEST(absurd_sizes_are_refused)
 	rc = gmm_vm_create_ram(place.vm, top, 2 * PAGE, &created);
 	ck_assert_msg(rc == GMM_ERR_LIMIT || rc == GMM_ERR_INVALID_PARAMETER, "%s", gmm_status_name(rc));
 	ck_assert_ptr_eq(created, untouched);
+	rc = gmm_vm_discard(place.vm, top, 2 * PAGE); /* the end wraps around */
+	ck_assert_msg(rc == GMM_ERR_NOT_FOUND || rc == GMM_ERR_INVALID_PARAMETER, "%s", gmm_status_name(rc));
 	rc = gmm_vm_adopt_ram(place.vm, top, ram, SIZE);
 	ck_assert_msg(rc == GMM_ERR_LIMIT || rc == GMM_ERR_INVALID_PARAMETER, "%s", gmm_status_name(rc));
 	ck_assert_int_ne(gmm_vm_adopt_ram(place.vm, 0, ram, top), GMM_OK);

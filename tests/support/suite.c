@@ -172,8 +172,8 @@ const char *vm_stats_fault(const struct gmm_vm_stats *stats)
 		return "references are not the fill and shared pages";
 	if (stats->references + stats->private_pages > stats->pages)
 		return "more references and private pages than pages";
-	if (stats->runs > stats->references)
-		return "more runs than references";
+	if (stats->runs > stats->references + stats->state_pages[GMM_PAGE_BROKEN])
+		return "more runs than pages that are or were shared";
 	if (stats->references > 0 && stats->runs == 0)
 		return "references without a run";
 	return NULL;
