@@ -330,6 +330,44 @@ START_TEST(dropped_copies_never_show_another_page)
 }
 END_TEST
 
+/* Two stretches of content are promoted one after the other, the second into the place that memory of a slot
+ * removed in between may have left free. A guest then has the second right before the first, so that what it
+ * shares is consecutive for it, whatever lies between the stretches in the pool.
+ */
+START_TEST(a_run_may_join_what_was_promoted_apart)
+{
+	enum { STRETCH = 512, CUT = 100, BOTH = 2 * STRETCH };
+	struct gmm *gmm = instance_open();
+	struct gmm_vm *vm[3], *passing;
+	char *ram[3];
+
+	for (int i = 0; i < 3; i++) {
+		vm[i] = vm_create(gmm, NULL);
+		ram[i] = vm_create_ram(vm[i], 0, BOTH);
+	}
+	passing = vm_create(gmm, NULL);
+	vm_create_ram(passing, 0, 1);
+	for (int i = 0; i < 2; i++)
+		ram_fill(ram[i], STRETCH, 1000000);
+	engine_settle(gmm);
+	ck_assert_uint_eq(stats_of(gmm).pool_pages, STRETCH);
+	assert_ok(gmm_vm_destroy(passing, GMM_RAM_DISCARD));
+	for (int i = 0; i < 2; i++)
+		ram_fill(ram[i] + STRETCH * PAGE, STRETCH, 2000000);
+	assert_eventually(stats_of(gmm).pool_pages == BOTH);
+
+	ram_fill(ram[2], STRETCH - CUT, 2000000 + CUT);
+	ram_fill(ram[2] + (STRETCH - CUT) * PAGE, STRETCH, 1000000);
+	assert_eventually(vm_state(vm[2], GMM_PAGE_SHARED) == BOTH - CUT);
+	ck_assert_uint_eq(ram_wrong(ram[2], STRETCH - CUT, 2000000 + CUT), 0);
+	ck_assert_uint_eq(ram_wrong(ram[2] + (STRETCH - CUT) * PAGE, STRETCH, 1000000), 0);
+	assert_ok(gmm_instance_validate(gmm));
+	for (int i = 0; i < 3; i++)
+		assert_ok(gmm_vm_destroy(vm[i], GMM_RAM_DISCARD));
+	assert_ok(gmm_instance_close(gmm));
+}
+END_TEST
+
 START_TEST(identities_hold_while_guests_write)
 {
 	struct pair pair = pair_open();
@@ -363,6 +401,7 @@ int main(void)
 		unshareable_pages_stay_private,
 		a_late_vm_finds_what_is_shared,
 		dropped_copies_never_show_another_page,
+		a_run_may_join_what_was_promoted_apart,
 		identities_hold_while_guests_write,
 	};
 
