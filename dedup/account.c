@@ -43,8 +43,10 @@ void gmm__account_uncovered(struct gmm__slot *slot, uint32_t first, uint32_t cou
 	struct gmm__seams before = gmm__account_begin(slot, first, count);
 
 	drop_all(slot, first, count);
-	for (uint32_t i = first; i < first + count; i++)
-		gmm__slot_set(slot, i, state, 0);
+	for (uint32_t i = first; i < first + count; i++) {
+		uint8_t refused = slot->state[i] & GMM__FLAGS_REFUSED;
+		gmm__slot_set(slot, i, refused ? gmm__state_refused(refused) : state, 0);
+	}
 	gmm__account_end(slot, first, count, before);
 }
 
@@ -63,21 +65,17 @@ static void set_flag(struct gmm__slot *slot, uint32_t page, uint8_t flag, bool o
 	__atomic_store_n(&slot->state[page], on ? old | flag : old & ~flag, __ATOMIC_RELAXED);
 }
 
-/* A page with a digest: unique, or it waits for its merge. */
-static void account_verdict(struct gmm__slot *slot, uint32_t page, struct gmm__verdict *verdict,
-			    struct gmm__progress *progress)
+static void account_digest(struct gmm__slot *slot, uint32_t page, const struct gmm__finding *finding,
+			   struct gmm__progress *progress)
 {
-	enum gmm_page_state old = gmm__slot_state(slot, page);
+	bool fill = finding->found == GMM__FOUND_FILL;
 
-	/* It differed from that shared page a moment ago and has the same fingerprint still: a collision. */
-	if (verdict->kind == GMM__VERDICT_JOIN && old == GMM_PAGE_RACED && slot->value[page] == verdict->fingerprint)
-		verdict->kind = GMM__VERDICT_UNIQUE;
-	if (verdict->kind == GMM__VERDICT_UNIQUE || verdict->kind == GMM__VERDICT_ALONE) {
-		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, verdict->fingerprint);
-	} else {
-		progress->nominated += old != GMM_PAGE_NOMINATED && verdict->kind == GMM__VERDICT_TWIN;
-		gmm__slot_set(slot, page, GMM_PAGE_NOMINATED, verdict->fingerprint);
-	}
+	progress->digested++;
+	set_flag(slot, page, GMM__FLAG_FILL, fill);
+	slot->vm->stats.zero_breaks += gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
+	/* A page that just differed from its shared twin and did not change keeps that mark: see account_verdict. */
+	if (gmm__slot_state(slot, page) != GMM_PAGE_RACED || slot->value[page] != finding->fingerprint)
+		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, finding->found == GMM__FOUND_ZERO ? 0 : finding->fingerprint);
 }
 
 static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__found found)
@@ -93,7 +91,7 @@ static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__fou
 }
 
 void gmm__account_findings(const struct gmm__region *region, const struct gmm__finding *finding,
-			   struct gmm__verdict *verdict, struct gmm__progress *progress)
+			   struct gmm__progress *progress)
 {
 	struct gmm__slot *slot = region->slot;
 	struct gmm__seams before = gmm__account_begin(slot, region->first, region->count);
@@ -101,20 +99,43 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t page = region->first + i;
 		enum gmm__found found = finding[i].found;
-		if (slot->state[page] & GMM__FLAGS_REFUSED)
+		enum gmm_page_state state = gmm__slot_state(slot, page);
+		if (found == GMM__FOUND_NOTHING || slot->state[page] & GMM__FLAGS_REFUSED)
 			continue;
-		progress->found += found != GMM__FOUND_NOTHING && found != GMM__FOUND_DUE;
-		if (found >= GMM__FOUND_ZERO) {
-			progress->digested++;
-			set_flag(slot, page, GMM__FLAG_FILL, found == GMM__FOUND_FILL);
-			slot->vm->stats.zero_breaks += gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
-		}
-		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(gmm__slot_state(slot, page)))
+		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(state)) {
+			progress->found++;
 			account_broken(slot, page);
-		else if (verdict[i].kind != GMM__VERDICT_NONE)
-			account_verdict(slot, page, &verdict[i], progress);
-		else if (found != GMM__FOUND_NOTHING && !gmm__state_is_covered(gmm__slot_state(slot, page)))
-			account_finding(slot, page, found);
+		} else if (!gmm__state_is_covered(state)) { /* else it was shared since the scan */
+			progress->found += found != GMM__FOUND_DUE;
+			if (found >= GMM__FOUND_ZERO)
+				account_digest(slot, page, &finding[i], progress);
+			else
+				account_finding(slot, page, found);
+		}
 	}
 	gmm__account_end(slot, region->first, region->count, before);
+}
+
+static void account_verdict(struct gmm__slot *slot, uint32_t page, struct gmm__verdict *verdict,
+			    struct gmm__progress *progress)
+{
+	enum gmm_page_state old = gmm__slot_state(slot, page);
+
+	/* It differed from that shared page a moment ago and has the same fingerprint still: a collision. */
+	if (old == GMM_PAGE_RACED)
+		verdict->kind = GMM__VERDICT_UNIQUE;
+	if (verdict->kind == GMM__VERDICT_UNIQUE || verdict->kind == GMM__VERDICT_ALONE) {
+		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, slot->value[page]);
+	} else {
+		progress->nominated += old != GMM_PAGE_NOMINATED && verdict->kind == GMM__VERDICT_TWIN;
+		gmm__slot_set(slot, page, GMM_PAGE_NOMINATED, slot->value[page]);
+	}
+}
+
+void gmm__account_verdicts(const struct gmm__region *region, struct gmm__verdict *verdict,
+			   struct gmm__progress *progress)
+{
+	for (uint32_t i = 0; i < region->count; i++)
+		if (verdict[i].kind != GMM__VERDICT_NONE)
+			account_verdict(region->slot, region->first + i, &verdict[i], progress);
 }

@@ -16,16 +16,23 @@ struct gmm__progress {
 	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
 };
 
-/* Applies findings and verdicts to the region's page table. The caller has the claim. */
+/* Applies findings to the region's page table: digested pages are unique until the index stage says otherwise. The
+ * caller has the claim. */
 void gmm__account_findings(const struct gmm__region *region, const struct gmm__finding *finding,
-			   struct gmm__verdict *verdict, struct gmm__progress *progress);
+			   struct gmm__progress *progress);
+
+/* Applies verdicts: pages wait for their merge or are unique. A verdict that asks to try again what just failed is
+ * turned down. The caller has the claim. */
+void gmm__account_verdicts(const struct gmm__region *region, struct gmm__verdict *verdict,
+			   struct gmm__progress *progress);
 
 /* Changes page states in [first, first + count) and keeps the VM's counts of mappings and runs: begin, any number of
  * gmm__slot_set in the range, end. The caller has the claim. */
 struct gmm__seams gmm__account_begin(const struct gmm__slot *slot, uint32_t first, uint32_t count);
 void gmm__account_end(struct gmm__slot *slot, uint32_t first, uint32_t count, struct gmm__seams before);
 
-/* After a range was replaced by private memory: its pages get the state, their references and covers go. */
+/* After a range was replaced by private memory: its pages get the state, or that of their refusal, and their references
+ * and covers go. */
 void gmm__account_uncovered(struct gmm__slot *slot, uint32_t first, uint32_t count, enum gmm_page_state state);
 
 #endif

@@ -1,8 +1,9 @@
 /* Candidate index: fingerprint → a private page that had it when last digested.
  *
- * The one big table: 8 bytes a page of the domain's RAM. An entry is a hint that may be stale at any time; whoever
+ * The one big table: 8 bytes an entry, and entries for 5/8 of the domain's pages to begin with, since zero pages have
+ * none and equal pages have one for all; it grows by half when a neighbourhood is full. An entry is a hint that may be stale at any time; whoever
  * uses it checks that the page still has this fingerprint and compares bytes. Buckets of 8 entries fill one cache
- * line; a full neighbourhood loses its oldest hint.
+ * line. Stale entries stay until their place is wanted; without memory to grow, the oldest is lost.
  *
  * Threads: the caller holds the catalog's lock.
  */
@@ -19,15 +20,20 @@ struct gmm__candidate {
 
 enum { GMM__BUCKET = 8 };
 
+/* True if the entry's page does not have its fingerprint any more. */
+typedef bool gmm__candidate_stale_fn(const void *arg, const struct gmm__candidate *entry);
+
 struct gmm__candidates {
 	struct gmm__mem *mem;
+	gmm__candidate_stale_fn *stale;
+	const void *stale_arg;
 	struct gmm__candidate *entry; /* buckets * GMM__BUCKET, cache-line aligned */
 	void *memory;
 	size_t memory_bytes;
 	uint32_t buckets;
 };
 
-/* Makes room for the fingerprints of `pages` pages; the entries stay. 0 or -ENOMEM with the table as it was. */
+/* Makes the table fit for a domain of `pages` pages; the entries stay. 0 or -ENOMEM with the table as it was. */
 int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages);
 void gmm__candidates_destroy(struct gmm__candidates *candidates);
 

@@ -2,7 +2,7 @@
 #include "dedup/catalog.h"
 
 #include <string.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
 /* A pool page lost its last reference: nobody may find it any more. Called by the pool, with its bytes. */
 static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
@@ -17,6 +17,24 @@ static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 	pthread_mutex_unlock(&catalog->lock);
 }
 
+/* The state of a hinted page, or GMM_PAGE_STATES when it is no candidate with this fingerprint any more. */
+static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
+{
+	const struct gmm__slot *slot = gmm__chunk_table_slot(&catalog->gmm->chunks, gmm__page_chunk(page));
+	if (!slot || slot->vm->domain->catalog != catalog)
+		return GMM_PAGE_STATES;
+	uint32_t index = page - gmm__slot_page_id(slot, 0);
+	if (index >= slot->pages || __atomic_load_n(&slot->value[index], __ATOMIC_RELAXED) != fingerprint)
+		return GMM_PAGE_STATES;
+	enum gmm_page_state state = gmm__slot_state(slot, index);
+	return state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED ? state : GMM_PAGE_STATES;
+}
+
+static bool is_stale(const void *arg, const struct gmm__candidate *entry)
+{
+	return hint_state(arg, entry->fingerprint, entry->page) == GMM_PAGE_STATES;
+}
+
 struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domain)
 {
 	struct gmm__catalog *catalog = gmm__mem_alloc(&gmm->mem, sizeof *catalog);
@@ -26,6 +44,8 @@ struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domai
 	catalog->gmm = gmm;
 	catalog->pool = &domain->pool;
 	catalog->candidates.mem = catalog->shared.mem = &gmm->mem;
+	catalog->candidates.stale = is_stale;
+	catalog->candidates.stale_arg = catalog;
 	if (gmm__sys_of(gmm)->random(&catalog->secret, sizeof catalog->secret) != 0) {
 		gmm__mem_free(&gmm->mem, catalog, sizeof *catalog);
 		return NULL;
@@ -45,22 +65,9 @@ void gmm__catalog_free(struct gmm__catalog *catalog)
 	gmm__mem_free(&catalog->gmm->mem, catalog, sizeof *catalog);
 }
 
-/* The state of a hinted page, or GMM_PAGE_STATES when it is no candidate with this fingerprint any more. */
-static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
-{
-	const struct gmm__slot *slot = gmm__chunk_table_slot(&catalog->gmm->chunks, gmm__page_chunk(page));
-	if (!slot || slot->vm->domain->catalog != catalog)
-		return GMM_PAGE_STATES;
-	uint32_t index = page - gmm__slot_page_id(slot, 0);
-	if (index >= slot->pages || __atomic_load_n(&slot->value[index], __ATOMIC_RELAXED) != fingerprint)
-		return GMM_PAGE_STATES;
-	enum gmm_page_state state = gmm__slot_state(slot, index);
-	return state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED ? state : GMM_PAGE_STATES;
-}
-
 /* Twins find each other through one entry: it names the first page until the second comes, then the second, so
  * that the first finds it; later ones see either. */
-struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
+static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, bool settle)
 {
 	struct gmm__verdict verdict = { .kind = GMM__VERDICT_UNIQUE, .fingerprint = fingerprint };
 
@@ -80,14 +87,19 @@ struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fi
 		verdict.kind = GMM__VERDICT_TWIN;
 		verdict.page = hint->page;
 	}
-	if (state != GMM_PAGE_NOMINATED)
+	if (state != GMM_PAGE_NOMINATED || settle)
 		hint->page = self;
 	return verdict;
 }
 
+struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
+{
+	return look_up(catalog, fingerprint, self, false);
+}
+
 struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
 {
-	struct gmm__verdict verdict = gmm__catalog_offer(catalog, fingerprint, self);
+	struct gmm__verdict verdict = look_up(catalog, fingerprint, self, true);
 
 	if (verdict.kind == GMM__VERDICT_TWIN)
 		verdict.kind = GMM__VERDICT_PROMOTE;
@@ -123,6 +135,6 @@ void gmm__catalog_reap(struct gmm__catalog *catalog)
 	pthread_mutex_unlock(&catalog->lock);
 	if (!tables)
 		return;
-	urcu_memb_synchronize_rcu();
+	urcu_bp_synchronize_rcu();
 	gmm__shared_free(&catalog->gmm->mem, tables);
 }

@@ -48,7 +48,8 @@ struct gmm__verdict {
 /* A page just digested: `self` is its page id in its seeded chunk. Call with the lock and inside an RCU section. */
 struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
 
-/* A page nominated in an earlier pass whose turn to be merged it is. Call with the lock. */
+/* A page nominated in an earlier pass whose turn to be merged it is. One that is to be promoted is the hint from then
+ * on, so that others of its kind can see that it is under way. Call with the lock. */
 struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
 
 /* A page was promoted: others find it from now on. */

@@ -2,8 +2,9 @@
 #include "dedup/engine.h"
 
 #include <string.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
+#include "dedup/fork.h"
 #include "dedup/index.h"
 
 enum { RETRY_PASSES = 16, NANOSECONDS_PER_MS = 1000000 };
@@ -17,7 +18,7 @@ static void nominate(struct gmm__engine *engine)
 	struct gmm_vm *claimed = NULL;
 	uint32_t kept = 0;
 
-	urcu_memb_read_lock();
+	urcu_bp_read_lock();
 	for (uint32_t k = 0; k < nominations->n; k++) {
 		gmm__page_id page = nominations->page[k];
 		struct gmm__slot *slot = gmm__chunk_table_slot(&engine->gmm->chunks, gmm__page_chunk(page));
@@ -39,7 +40,7 @@ static void nominate(struct gmm__engine *engine)
 	}
 	if (claimed)
 		gmm__vm_release(claimed);
-	urcu_memb_read_unlock();
+	urcu_bp_read_unlock();
 	nominations->n = kept;
 }
 
@@ -93,10 +94,11 @@ static void process(struct gmm__engine *engine)
 		gmm__vm_release(region->slot->vm);
 		return;
 	}
-	urcu_memb_read_lock();
+	gmm__account_findings(region, engine->job.finding, &engine->progress);
+	urcu_bp_read_lock();
 	gmm__index_region(catalog, engine->backend, region, engine->job.finding, engine->retry_budget, engine->verdict);
-	urcu_memb_read_unlock();
-	gmm__account_findings(region, engine->job.finding, engine->verdict, &engine->progress);
+	urcu_bp_read_unlock();
+	gmm__account_verdicts(region, engine->verdict, &engine->progress);
 	gmm__vm_release(region->slot->vm);
 	collect_twins(engine, region->count);
 	merge_runs(engine, region);
@@ -149,7 +151,6 @@ static void *merge_main(void *arg)
 	struct gmm__engine *engine = arg;
 	struct gmm *gmm = engine->gmm;
 
-	urcu_memb_register_thread();
 	pthread_mutex_lock(&gmm->lock);
 	for (;;) {
 		while (!engine->job_ready && !engine->merge_stopping)
@@ -164,7 +165,6 @@ static void *merge_main(void *arg)
 		pthread_cond_broadcast(&engine->job_changed);
 	}
 	pthread_mutex_unlock(&gmm->lock);
-	urcu_memb_unregister_thread();
 	return NULL;
 }
 
@@ -207,12 +207,12 @@ static struct gmm__slot *next_slot(struct gmm_vm *vm, uint64_t from)
 {
 	struct gmm__slot *found = NULL;
 
-	urcu_memb_read_lock();
+	urcu_bp_read_lock();
 	const struct gmm__slots *slots = rcu_dereference(vm->slots);
 	for (uint32_t i = 0; !found && i < slots->n; i++)
 		if (slots->slot[i]->gfn >= from && !slots->slot[i]->dead)
 			found = slots->slot[i];
-	urcu_memb_read_unlock();
+	urcu_bp_read_unlock();
 	return found;
 }
 
@@ -256,6 +256,7 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 			break;
 	}
 	gmm__catalog_reap(vm->domain->catalog);
+	gmm__fork_reap(vm->domain, engine->gmm);
 }
 
 /* What the next pass merges, and whether this one found next to nothing to do. */
@@ -325,12 +326,10 @@ static void *scan_main(void *arg)
 {
 	struct gmm__engine *engine = arg;
 
-	urcu_memb_register_thread();
 	while (!engine->stopping) {
 		gmm__engine_pass(engine);
 		rest(engine);
 	}
-	urcu_memb_unregister_thread();
 	return NULL;
 }
 

@@ -56,7 +56,7 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend);
 int gmm__engine_pause(struct gmm *gmm);
 void gmm__engine_stop(struct gmm *gmm);
 
-/* One pass over all VMs by the calling thread, an RCU-registered one, with the engine's threads not running: what the
+/* One pass over all VMs by the calling thread, with the engine's threads not running: what the
  * threads do, for tests. */
 void gmm__engine_pass(struct gmm__engine *engine);
 

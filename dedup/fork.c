@@ -2,37 +2,109 @@
  *
  * A child born while pages are frozen would read zeros there. So a fork takes the freeze lock of every instance, which
  * waits for the end of a freeze, at most the bound of INV-7.
+ *
+ * The child inherits mappings of the pool that no table counts: pages it sees must neither be punched nor given out again
+ * (INV-2). A witness tells when it and its own children are gone: a page mapped from a file whose lock lives as long as
+ * that mapping. Until then the pools defer what loses its last reference.
  */
 #include "dedup/fork.h"
 
 #include <errno.h>
+#include <urcu/urcu-bp.h>
+
+struct gmm__witness {
+	struct gmm__witness *next;
+	int fd;
+	void *page; /* our own mapping, until the fork is done */
+};
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER; /* rank 1 */
 static struct gmm *open_instances;
 
+/* With freeze_lock: no page is being replaced. Without a witness the pools defer until the instance ends. */
+static void expect_child(struct gmm *gmm)
+{
+	struct gmm__witness *witness = gmm__mem_alloc(&gmm->mem, sizeof *witness);
+
+	if (witness) {
+		witness->page = NULL;
+		witness->fd = gmm__sys_of(gmm)->witness_open(&witness->page);
+		witness->next = gmm->witnesses;
+		gmm->witnesses = witness;
+	} else {
+		gmm->unwitnessed = true;
+	}
+	pthread_mutex_lock(&gmm->lock);
+	for (struct gmm__domain *domain = gmm->domains; domain; domain = domain->next)
+		gmm__pool_defer(&domain->pool);
+	pthread_mutex_unlock(&gmm->lock);
+}
+
 static void before_fork(void)
 {
 	pthread_mutex_lock(&list_lock);
-	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open)
+	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
 		pthread_mutex_lock(&gmm->freeze_lock);
+		expect_child(gmm);
+	}
+	urcu_bp_before_fork();
 }
 
 static void after_fork_parent(void)
 {
-	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open)
+	urcu_bp_after_fork_parent();
+	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
+		struct gmm__witness *witness = gmm->witnesses;
+		if (witness && witness->page) {
+			gmm__sys_of(gmm)->unmap(witness->page, GMM__PAGE_BYTES);
+			witness->page = NULL;
+		}
 		pthread_mutex_unlock(&gmm->freeze_lock);
+	}
 	pthread_mutex_unlock(&list_lock);
 }
 
 /* The child's copies of the instances are dead weight: gmm__fork_is_home refuses every call on them. */
 static void after_fork_child(void)
 {
+	urcu_bp_after_fork_child();
 	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
 		pthread_mutex_unlock(&gmm->freeze_lock);
 		gmm->process_id = 0;
 	}
 	open_instances = NULL;
 	pthread_mutex_unlock(&list_lock);
+}
+
+/* Frees witnesses of children that are gone, or all. Returns true when none is left. */
+static bool drop_witnesses(struct gmm *gmm, bool all)
+{
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	struct gmm__witness **link = &gmm->witnesses;
+
+	while (*link) {
+		struct gmm__witness *witness = *link;
+		if (!all && (witness->fd < 0 || sys->witness_alive(witness->fd))) {
+			link = &witness->next;
+			continue;
+		}
+		*link = witness->next;
+		if (witness->fd >= 0)
+			sys->file_close(witness->fd);
+		gmm__mem_free(&gmm->mem, witness, sizeof *witness);
+	}
+	return !gmm->witnesses && !gmm->unwitnessed;
+}
+
+void gmm__fork_reap(struct gmm__domain *domain, struct gmm *gmm)
+{
+	if (!domain->pool.defer) /* a stale look costs one pass */
+		return;
+	/* Under the lock no fork can come between the answer and the release. */
+	pthread_mutex_lock(&gmm->freeze_lock);
+	if (drop_witnesses(gmm, false))
+		gmm__pool_release(&domain->pool);
+	pthread_mutex_unlock(&gmm->freeze_lock);
 }
 
 static int handlers_rc;
@@ -65,6 +137,7 @@ void gmm__fork_unregister(struct gmm *gmm)
 	if (*link)
 		*link = gmm->next_open;
 	pthread_mutex_unlock(&list_lock);
+	drop_witnesses(gmm, true);
 }
 
 bool gmm__fork_is_home(const struct gmm *gmm)

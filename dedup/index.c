@@ -9,12 +9,14 @@ struct indexing {
 	const struct gmm__finding *finding;
 };
 
+/* Pages from i on that repeat the same word and are to be merged. */
 static uint32_t fill_run(const struct indexing *in, uint32_t i)
 {
 	uint32_t n = 0;
 
 	while (i + n < in->region->count && in->finding[i + n].found == GMM__FOUND_FILL &&
-	       in->finding[i + n].word == in->finding[i].word)
+	       in->finding[i + n].word == in->finding[i].word &&
+	       gmm__slot_state(in->region->slot, in->region->first + i + n) == GMM_PAGE_UNIQUE)
 		n++;
 	return n;
 }
@@ -37,7 +39,8 @@ static uint32_t index_fill(const struct indexing *in, uint32_t i, struct gmm__ve
 }
 
 /* A page found in an earlier pass. Those that repeat a word are read for it: they were present then. */
-static struct gmm__verdict index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page)
+static struct gmm__verdict index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page,
+					 const struct gmm__verdict *given)
 {
 	const struct gmm__slot *slot = in->region->slot;
 	uint32_t fingerprint = slot->value[page];
@@ -50,7 +53,12 @@ static struct gmm__verdict index_waiting(const struct indexing *in, const struct
 		if (gmm__fill_find(&in->catalog->fills, word))
 			return (struct gmm__verdict){ GMM__VERDICT_FILL, fingerprint, GMM__NIL, word };
 	}
-	return gmm__catalog_settle(in->catalog, fingerprint, gmm__slot_page_id(slot, page));
+	struct gmm__verdict verdict = gmm__catalog_settle(in->catalog, fingerprint, gmm__slot_page_id(slot, page));
+	/* Its twin in this very region is being promoted: it joins that at the next pass. */
+	uint32_t twin = verdict.page - gmm__slot_page_id(slot, in->region->first);
+	if (verdict.kind == GMM__VERDICT_PROMOTE && twin < in->region->count && given[twin].kind == GMM__VERDICT_PROMOTE)
+		verdict.kind = GMM__VERDICT_NONE;
+	return verdict;
 }
 
 static void prefetch(const struct indexing *in, uint32_t i)
@@ -73,19 +81,19 @@ void gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *
 		uint32_t page = region->first + i;
 		enum gmm_page_state state = gmm__slot_state(region->slot, page);
 		prefetch(&in, i + 8);
-		if (region->slot->state[page] & GMM__FLAGS_REFUSED) {
+		if (region->slot->state[page] & GMM__FLAGS_REFUSED || gmm__state_is_covered(state)) {
 			i++;
-		} else if (finding[i].found == GMM__FOUND_FILL) {
+		} else if (finding[i].found == GMM__FOUND_FILL && state == GMM_PAGE_UNIQUE) {
 			i += index_fill(&in, i, ret_verdict);
 		} else {
 			if (finding[i].found == GMM__FOUND_ZERO)
 				ret_verdict[i].kind = GMM__VERDICT_ZERO;
-			else if (finding[i].found == GMM__FOUND_OTHER)
+			else if (finding[i].found == GMM__FOUND_OTHER || finding[i].found == GMM__FOUND_FILL)
 				ret_verdict[i] = gmm__catalog_offer(catalog, finding[i].fingerprint,
 								    gmm__slot_page_id(region->slot, page));
 			else if (finding[i].found == GMM__FOUND_NOTHING &&
 				 (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET)))
-				ret_verdict[i] = index_waiting(&in, backend, page);
+				ret_verdict[i] = index_waiting(&in, backend, page, ret_verdict);
 			i++;
 		}
 	}

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
 #include "dedup/catalog.h"
 #include "dedup/engine.h"
@@ -277,7 +277,7 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 	pthread_mutex_lock(&gmm->lock);
 	struct gmm__domain *domain = unlink_vm(vm);
 	pthread_mutex_unlock(&gmm->lock);
-	urcu_memb_synchronize_rcu();
+	urcu_bp_synchronize_rcu();
 	if (domain)
 		free_domain(gmm, domain);
 	free_vm(vm);

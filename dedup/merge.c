@@ -5,7 +5,7 @@
 #include "dedup/merge.h"
 
 #include <errno.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
 #include "dedup/verify.h"
 
@@ -37,7 +37,7 @@ static bool has_twin(const struct piece *p, uint32_t page)
 	gmm__page_id twin = m->verdict[page - m->region->first].page;
 	bool equal = false;
 
-	urcu_memb_read_lock();
+	urcu_bp_read_lock();
 	struct gmm__slot *slot = gmm__chunk_table_slot(&m->gmm->chunks, gmm__page_chunk(twin));
 	uint32_t i = slot ? twin - gmm__slot_page_id(slot, 0) : 0;
 	if (slot && i < slot->pages && slot->vm->domain == p->slot->vm->domain) {
@@ -47,7 +47,7 @@ static bool has_twin(const struct piece *p, uint32_t page)
 		if (equal && state == GMM_PAGE_UNIQUE)
 			m->nominations->page[m->nominations->n++] = twin;
 	}
-	urcu_memb_read_unlock();
+	urcu_bp_read_unlock();
 	if (!equal)
 		gmm__slot_set(p->slot, page, GMM_PAGE_UNIQUE, p->slot->value[page]);
 	return equal;
@@ -248,6 +248,9 @@ static void account(struct piece *p)
 		merged += done;
 	}
 	gmm__account_end(p->slot, p->first, p->count, before);
+	/* The freeze ended the dirty tracking of what stays: from now on a write is noticed again. */
+	if (merged < p->count)
+		p->merge->backend->arm(p->slot, p->first, p->count);
 	p->slot->vm->stats.merges += merged;
 	p->merge->progress->merged += merged;
 }

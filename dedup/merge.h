@@ -23,7 +23,7 @@ struct gmm__merge {
 };
 
 /* Merges a run of the region piece by piece, claiming the VM for each piece. Pages that are not waiting any more are
- * skipped. Stops early when the VM or the slot goes. Not while holding any lock. An RCU-registered thread. */
+ * skipped. Stops early when the VM or the slot goes. Not while holding any lock. */
 void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run);
 
 #endif

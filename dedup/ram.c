@@ -4,7 +4,7 @@
  * when the mapping is gone (INV-2).
  */
 #include <errno.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
 #include "dedup/account.h"
 #include "dedup/engine.h"
@@ -70,7 +70,7 @@ static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
 	vm->stats.pages += slot->pages;
 	vm->stats.state_pages[GMM_PAGE_ABSENT] += slot->pages;
 	vm->domain->pages += slot->pages;
-	urcu_memb_synchronize_rcu();
+	urcu_bp_synchronize_rcu();
 	gmm__vm_slots_free(vm, old);
 	return GMM_OK;
 }
@@ -98,15 +98,22 @@ static int add_slot(struct gmm_vm *vm, uint64_t guest_addr, uint8_t *host, uint6
 	return status;
 }
 
-static int check_ram(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+static int check_arguments(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
-	if (!vm || size == 0 || guest_addr + size < guest_addr)
+	if (!vm || size == 0)
 		return GMM_ERR_INVALID_PARAMETER;
 	if (misaligned(guest_addr) || misaligned(size))
 		return GMM_ERR_MISALIGNED;
-	if (size / GMM__PAGE_BYTES > RAM_PAGES_MAX)
-		return GMM_ERR_LIMIT;
 	return gmm__fork_is_home(vm->gmm) ? GMM_OK : GMM_ERR_WRONG_PROCESS;
+}
+
+static int check_new_ram(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
+{
+	int status = check_arguments(vm, guest_addr, size);
+
+	if (status == GMM_OK && guest_addr + size < guest_addr)
+		return GMM_ERR_INVALID_PARAMETER;
+	return status == GMM_OK && size / GMM__PAGE_BYTES > RAM_PAGES_MAX ? GMM_ERR_LIMIT : status;
 }
 
 int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, void **ret_addr)
@@ -114,7 +121,7 @@ int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, voi
 	static const struct gmm__ram_attributes attributes = { .no_huge = true };
 	uint8_t *host = NULL;
 
-	int status = check_ram(vm, guest_addr, size);
+	int status = check_new_ram(vm, guest_addr, size);
 	if (status != GMM_OK)
 		return status;
 	if (!ret_addr)
@@ -140,7 +147,7 @@ int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_
 {
 	struct gmm__ram_attributes attributes;
 
-	int status = check_ram(vm, guest_addr, size);
+	int status = check_new_ram(vm, guest_addr, size);
 	if (status != GMM_OK)
 		return status;
 	if (!addr || (uintptr_t)addr + size < (uintptr_t)addr)
@@ -159,24 +166,32 @@ int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_
 	return status;
 }
 
+/* Pages of a VM's slots. */
+struct range {
+	struct gmm_vm *vm;
+	uint64_t gfn;
+	uint64_t pages;
+};
+
 /* ---- making pages private --------------------------------------------------------------------------------------------- */
 
 /* Covered pages in a row from `page` on, up to `end`. */
-static uint32_t covered_span(const struct gmm__slot *slot, uint32_t page, uint32_t end)
+static uint32_t covered_span(const struct gmm__slot *slot, uint32_t page, uint32_t end, bool without_broken)
 {
 	uint32_t n = 0;
 
-	while (page + n < end && gmm__state_is_covered(gmm__slot_state(slot, page + n)))
+	while (page + n < end && gmm__state_is_covered(gmm__slot_state(slot, page + n)) &&
+	       !(without_broken && gmm__slot_state(slot, page + n) == GMM_PAGE_BROKEN))
 		n++;
 	return n;
 }
 
-static int privatise_part(const struct gmm__part *part)
+static int privatise_part(const struct gmm__part *part, bool broken_stay)
 {
 	uint32_t end = part->first + part->pages;
 
 	for (uint32_t page = part->first; page < end;) {
-		uint32_t n = covered_span(part->slot, page, end), done = 0;
+		uint32_t n = covered_span(part->slot, page, end, broken_stay), done = 0;
 		if (n > 0) {
 			int rc = gmm__backend_mapped()->privatise(part->slot, page, n, &done);
 			gmm__account_uncovered(part->slot, page, done, GMM_PAGE_VOLATILE);
@@ -213,16 +228,22 @@ static int check_need(const struct gmm *gmm, const struct need *need)
 	return GMM_OK;
 }
 
-static int privatise_range(struct gmm_vm *vm, uint64_t gfn, uint64_t pages)
+/* leave_pinned: broken pages that somebody may have pinned stay where they are, private already, over their cover;
+ * else they are an error. */
+static int privatise_range(const struct range *range, bool leave_pinned)
 {
 	struct need need = { 0 };
 	struct gmm__part part;
 
-	for (uint64_t at = 0; gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
+	for (uint64_t at = 0; gmm__vm_part(range->vm, range->gfn + at, range->pages - at, &part); at += part.pages)
 		add_need(&part, &need);
-	int status = check_need(vm->gmm, &need);
-	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
-		status = privatise_part(&part);
+	int status = check_need(range->vm->gmm, &need);
+	bool stay = leave_pinned && status == GMM_ERR_PINNED;
+	if (stay)
+		status = GMM_OK;
+	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(range->vm, range->gfn + at, range->pages - at, &part);
+	     at += part.pages)
+		status = privatise_part(&part, stay);
 	return status;
 }
 
@@ -246,7 +267,7 @@ static int end_mappings(struct gmm__slot *slot, enum gmm_ram_end end)
 		return rc == 0 ? GMM_OK : rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
 	}
 	struct gmm__part part = whole(slot);
-	return privatise_part(&part);
+	return privatise_part(&part, false);
 }
 
 /* Takes a slot whose mappings ended out of all tables. */
@@ -254,6 +275,8 @@ static void unlink_slot(struct gmm__slot *slot)
 {
 	struct gmm_vm *vm = slot->vm;
 
+	for (uint32_t i = 0; i < slot->pages; i++)
+		slot->state[i] &= GMM__STATE_MASK;
 	gmm__account_uncovered(slot, 0, slot->pages, GMM_PAGE_ABSENT);
 	vm->stats.pages -= slot->pages;
 	vm->stats.state_pages[GMM_PAGE_ABSENT] -= slot->pages;
@@ -291,7 +314,7 @@ static int remove_slot(struct gmm__slot *slot, enum gmm_ram_end end)
 	}
 	gmm__vm_release(vm);
 	if (old) {
-		urcu_memb_synchronize_rcu();
+		urcu_bp_synchronize_rcu();
 		gmm__vm_slots_free(vm, old);
 	}
 	if (status == GMM_OK)
@@ -364,7 +387,7 @@ int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 	if (status == GMM_OK) {
 		for (uint32_t i = 0; i < vm->slots->n; i++)
 			unlink_slot(vm->slots->slot[i]);
-		urcu_memb_synchronize_rcu();
+		urcu_bp_synchronize_rcu();
 		for (uint32_t i = 0; i < vm->slots->n; i++)
 			gmm__slot_free(&gmm->mem, vm->slots->slot[i]);
 		gmm__vm_slots_free(vm, vm->slots); /* nobody finds the VM any more but its owner */
@@ -379,16 +402,10 @@ int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 
 /* ---- ranges ------------------------------------------------------------------------------------------------------------------ */
 
-struct range {
-	struct gmm_vm *vm;
-	uint64_t gfn;
-	uint64_t pages;
-};
-
 /* Checks the arguments of a call on a range and claims the VM. */
 static int begin_range(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, struct range *ret_range)
 {
-	int status = check_ram(vm, guest_addr, size);
+	int status = check_arguments(vm, guest_addr, size);
 	if (status != GMM_OK)
 		return status;
 	struct range range = { vm, guest_addr / GMM__PAGE_BYTES, size / GMM__PAGE_BYTES };
@@ -406,11 +423,6 @@ static int begin_range(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, st
 	return GMM_OK;
 }
 
-static enum gmm_page_state refused_state(uint8_t flags)
-{
-	return flags & GMM__FLAG_PINNED ? GMM_PAGE_PINNED : GMM_PAGE_UNSHAREABLE;
-}
-
 /* Sets or clears a refusal; the pages are private. */
 static void set_refused(const struct gmm__part *part, uint8_t flag, bool on)
 {
@@ -420,8 +432,10 @@ static void set_refused(const struct gmm__part *part, uint8_t flag, bool on)
 		uint8_t flags = slot->state[i] & GMM__FLAGS_REFUSED;
 		flags = on ? flags | flag : flags & ~flag;
 		__atomic_store_n(&slot->state[i], (slot->state[i] & ~GMM__FLAGS_REFUSED) | flags, __ATOMIC_RELAXED);
+		if (gmm__state_is_covered(gmm__slot_state(slot, i)))
+			continue; /* broken and left where it is */
 		if (flags)
-			gmm__slot_set(slot, i, refused_state(flags), 0);
+			gmm__slot_set(slot, i, gmm__state_refused(flags), 0);
 		else if (gmm__slot_state(slot, i) == GMM_PAGE_PINNED || gmm__slot_state(slot, i) == GMM_PAGE_UNSHAREABLE)
 			gmm__slot_set(slot, i, GMM_PAGE_VOLATILE, 0);
 	}
@@ -443,7 +457,7 @@ int gmm_vm_set_unshareable(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size
 	if (status != GMM_OK)
 		return status;
 	if (unshareable)
-		status = privatise_range(vm, range.gfn, range.pages);
+		status = privatise_range(&range, true);
 	if (status == GMM_OK)
 		set_range_refused(&range, GMM__FLAG_UNSHAREABLE, unshareable);
 	gmm__vm_release(vm);
@@ -458,7 +472,7 @@ int gmm_vm_pin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 	if (status != GMM_OK)
 		return status;
 	struct gmm__pin *pin = gmm__mem_alloc(&vm->gmm->mem, sizeof *pin);
-	status = pin ? privatise_range(vm, range.gfn, range.pages) : GMM_ERR_NO_MEMORY;
+	status = pin ? privatise_range(&range, true) : GMM_ERR_NO_MEMORY;
 	if (status == GMM_OK) {
 		*pin = (struct gmm__pin){ vm->pins, range.gfn, range.pages };
 		vm->pins = pin;
@@ -520,9 +534,6 @@ static int discard_part(const struct gmm__part *part)
 	if (rc != 0)
 		return rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
 	gmm__account_uncovered(part->slot, part->first, part->pages, GMM_PAGE_ABSENT);
-	for (uint32_t i = part->first; i < part->first + part->pages; i++)
-		if (part->slot->state[i] & GMM__FLAGS_REFUSED)
-			gmm__slot_set(part->slot, i, refused_state(part->slot->state[i]), 0);
 	return GMM_OK;
 }
 
@@ -550,7 +561,7 @@ int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 	int status = begin_range(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
-	status = privatise_range(vm, range.gfn, range.pages);
+	status = privatise_range(&range, false);
 	gmm__vm_release(vm);
 	return status;
 }

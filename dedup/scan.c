@@ -30,14 +30,39 @@ static enum gmm__found judge_written(uint8_t is, uint8_t state_byte)
 	return GMM__FOUND_WRITTEN;
 }
 
-/* Not written, but still to be looked at: a window has passed, it may be back from swap, or it is time to try again. */
+/* Not written, but still to be looked at: its window has passed, or it is time to look at all that is not shared. */
 static bool needs_look(uint8_t state_byte, bool retry)
 {
 	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
 
 	if (state_byte & GMM__FLAGS_REFUSED)
 		return false;
-	return state == GMM_PAGE_VOLATILE || state == GMM_PAGE_SWAPPED || (retry && state == GMM_PAGE_PINNED);
+	if (retry)
+		return state != GMM_PAGE_BROKEN && !gmm__state_is_shared(state);
+	return state == GMM_PAGE_VOLATILE || state == GMM_PAGE_RACED;
+}
+
+/* What a page that was not written is. It is read only if present: reading an absent one would populate it. */
+static enum gmm__found judge_clean(uint8_t is, enum gmm_page_state state)
+{
+	if (is & GMM__IS_HUGE)
+		return state == GMM_PAGE_HUGE ? GMM__FOUND_NOTHING : GMM__FOUND_HUGE;
+	if (is & GMM__IS_SWAPPED)
+		return state == GMM_PAGE_SWAPPED ? GMM__FOUND_NOTHING : GMM__FOUND_SWAPPED;
+	if (!(is & GMM__IS_PRESENT) || is & GMM__IS_PFNZERO)
+		return state == GMM_PAGE_ABSENT || state == GMM_PAGE_ZERO ? GMM__FOUND_NOTHING : GMM__FOUND_ABSENT;
+	switch (state) {
+	case GMM_PAGE_ABSENT: /* seen for the first time, or back from swap */
+	case GMM_PAGE_ZERO:
+	case GMM_PAGE_SWAPPED:
+	case GMM_PAGE_VOLATILE:
+	case GMM_PAGE_RACED:
+	case GMM_PAGE_PINNED:
+	case GMM_PAGE_HUGE:
+		return GMM__FOUND_DUE;
+	default:
+		return GMM__FOUND_NOTHING;
+	}
 }
 
 static void arm_written(const struct gmm__backend *backend, const struct gmm__region *region,
@@ -53,13 +78,12 @@ static void arm_written(const struct gmm__backend *backend, const struct gmm__re
 	}
 }
 
-/* Pages to look at are due if present: reading an absent one would populate it. */
-static int find_due(const struct gmm__backend *backend, const struct gmm__region *region, bool retry,
-		    struct gmm__finding *finding)
+static int find_clean(const struct gmm__backend *backend, const struct gmm__region *region, bool retry,
+		      struct gmm__finding *finding)
 {
-	struct gmm__scan_filter present = { .need = GMM__IS_PRESENT, .forbid = GMM__IS_FILE };
+	struct gmm__scan_filter here = { .forbid = GMM__IS_FILE, .any = GMM__IS_PRESENT | GMM__IS_SWAPPED };
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
-	int rc = backend->scan(region->slot, region->first, region->count, &present, is), found = 0;
+	int rc = backend->scan(region->slot, region->first, region->count, &here, is), found = 0;
 
 	if (rc < 0)
 		return rc;
@@ -67,12 +91,7 @@ static int find_due(const struct gmm__backend *backend, const struct gmm__region
 		uint8_t byte = region->slot->state[region->first + i];
 		if (finding[i].found != GMM__FOUND_NOTHING || !needs_look(byte, retry))
 			continue;
-		if (is[i] & GMM__IS_HUGE)
-			finding[i].found = GMM__FOUND_HUGE;
-		else if (is[i] && !(is[i] & GMM__IS_PFNZERO))
-			finding[i].found = GMM__FOUND_DUE;
-		else if ((byte & GMM__STATE_MASK) != GMM_PAGE_SWAPPED)
-			finding[i].found = GMM__FOUND_ABSENT;
+		finding[i].found = judge_clean(is[i], byte & GMM__STATE_MASK);
 		found += finding[i].found != GMM__FOUND_NOTHING;
 	}
 	return found;
@@ -100,7 +119,7 @@ int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__regio
 	if (found)
 		arm_written(backend, region, ret_finding);
 	if (looks) {
-		rc = find_due(backend, region, options->retry, ret_finding);
+		rc = find_clean(backend, region, options->retry, ret_finding);
 		if (rc < 0)
 			return rc;
 		found += rc;

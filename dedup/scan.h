@@ -7,7 +7,7 @@
 
 struct gmm__scan_options {
 	bool no_window;   /* a written page is due at once */
-	bool retry;       /* pages that the kernel once refused are due again */
+	bool retry;       /* look at all that is not shared: what was refused, discarded, swapped out or is back from swap */
 };
 
 /* Fills ret_finding for the region's pages and arms those that were written. Reads no guest memory. Returns the

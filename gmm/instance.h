@@ -7,8 +7,8 @@
  *   20  catalog.lock     indexes of a trust domain
  *   30  pool.lock        slots, references, covers
  *   40  chunk_table.lock chunk ids
- * gmm.freeze_lock stands apart: it is held from freeze to thaw, with nothing else taken under it, so that a
- * fork waits for the end of a freeze.
+ * gmm.freeze_lock is held from freeze to thaw with nothing taken under it, so that a fork waits for the end of a freeze.
+ * The fork handlers take it before gmm.lock and pool.lock.
  */
 #ifndef GMM_INSTANCE_H
 #define GMM_INSTANCE_H
@@ -39,6 +39,8 @@ struct gmm {
 	struct gmm__chunk_table chunks;
 	pthread_mutex_t freeze_lock;
 	pthread_mutex_t ram_lock;     /* rank 5 */
+	bool unwitnessed;             /* a fork happened without memory for its witness; guarded by freeze_lock */
+	struct gmm__witness *witnesses; /* of forks whose child may still map pool pages; guarded by freeze_lock */
 	struct gmm *next_open;        /* list of open instances, for fork handlers */
 
 	pthread_mutex_t lock;         /* rank 10; guards what follows */

@@ -243,10 +243,17 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 
 /* ---- dropping ---------------------------------------------------------------------------------------------- */
 
-static void set_free_if_uncovered(struct gmm__pool *pool, struct gmm__chunk *chunk, struct gmm__record *r)
+static bool is_deferred(const struct gmm__chunk *chunk, uint32_t page)
 {
+	return chunk->deferred[page / 64] >> page % 64 & 1;
+}
+
+static void set_free_if_uncovered(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page)
+{
+	struct gmm__record *r = &chunk->record[page];
+
 	r->state = GMM__SLOT_HELD;
-	if (r->broken > 0)
+	if (r->broken > 0 || is_deferred(chunk, page))
 		return;
 	r->state = GMM__SLOT_FREE;
 	chunk->free++;
@@ -254,13 +261,15 @@ static void set_free_if_uncovered(struct gmm__pool *pool, struct gmm__chunk *chu
 }
 
 /* Returns true when the page has to be punched now. */
-static bool drop_one(struct gmm__pool *pool, struct gmm__chunk *chunk, struct gmm__record *r, enum gmm__pool_drop how)
+static bool drop_one(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, enum gmm__pool_drop how)
 {
+	struct gmm__record *r = &chunk->record[page];
+
 	if (how == GMM__DROP_COVER) {
 		if (r->broken < GMM__BROKEN_MAX)
 			r->broken--;
 		if (r->state == GMM__SLOT_HELD)
-			set_free_if_uncovered(pool, chunk, r);
+			set_free_if_uncovered(pool, chunk, page);
 		return false;
 	}
 	if (how == GMM__DROP_BROKEN && r->broken < GMM__BROKEN_MAX)
@@ -273,24 +282,62 @@ static bool drop_one(struct gmm__pool *pool, struct gmm__chunk *chunk, struct gm
 	return true;
 }
 
-/* Punches `count` consecutive pages of one chunk and lets go of the slots. */
-static void punch(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count, bool filled)
+static void set_deferred(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count)
 {
-	gmm__page_id first = gmm__page_make(chunk->id, page);
+	for (uint32_t i = page; i < page + count; i++) {
+		chunk->deferred[i / 64] |= 1ull << i % 64;
+		chunk->record[i].state = GMM__SLOT_HELD;
+	}
+	pool->deferred_pages += count;
+}
+
+/* Punches `count` consecutive pages of one chunk and lets go of the slots. */
+static void punch(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count)
+{
 	int fd;
 	uint64_t offset;
 
-	for (uint32_t i = 0; filled && pool->gone && i < count; i++)
-		pool->gone(pool->gone_arg, first + i, gmm__pool_bytes(pool, first + i));
-	gmm__pool_where(pool, first, &fd, &offset);
-	int rc = !filled ? 0 : pool->mem->sys->file_punch(fd, offset, (uint64_t)count * GMM__PAGE_BYTES);
+	gmm__pool_where(pool, gmm__page_make(chunk->id, page), &fd, &offset);
+	int rc = pool->mem->sys->file_punch(fd, offset, (uint64_t)count * GMM__PAGE_BYTES);
 
 	/* If the host refuses, the memory comes back when the slot is used again or the pool ends. */
 	pthread_mutex_lock(&pool->lock);
 	pool->punch_failures += rc != 0;
 	for (uint32_t i = page; i < page + count; i++)
-		set_free_if_uncovered(pool, chunk, &chunk->record[i]);
+		set_free_if_uncovered(pool, chunk, i);
 	pthread_mutex_unlock(&pool->lock);
+}
+
+/* The last references to `count` consecutive pages are gone. */
+static void retire(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count, bool filled)
+{
+	gmm__page_id first = gmm__page_make(chunk->id, page);
+
+	for (uint32_t i = 0; filled && pool->gone && i < count; i++)
+		pool->gone(pool->gone_arg, first + i, gmm__pool_bytes(pool, first + i));
+	pthread_mutex_lock(&pool->lock);
+	bool defer = pool->defer && filled;
+	if (defer)
+		set_deferred(pool, chunk, page, count);
+	for (uint32_t i = page; !filled && i < page + count; i++)
+		set_free_if_uncovered(pool, chunk, i);
+	pthread_mutex_unlock(&pool->lock);
+	if (filled && !defer)
+		punch(pool, chunk, page, count);
+}
+
+/* Calls `done` for each row of set bits. */
+static void for_each_row(struct gmm__pool *pool, struct gmm__chunk *chunk, const uint64_t *bits, bool filled,
+			 void (*done)(struct gmm__pool *, struct gmm__chunk *, uint32_t, uint32_t, bool))
+{
+	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
+		uint32_t n = 0;
+		while (i + n < GMM__CHUNK_PAGES && bits[(i + n) / 64] >> (i + n) % 64 & 1)
+			n++;
+		if (n > 0)
+			done(pool, chunk, i, n, filled);
+		i += n;
+	}
 }
 
 /* All pages in one chunk. Between the two locked sections of a page only this thread knows it: it has no
@@ -303,20 +350,49 @@ static void drop_in_chunk(struct gmm__pool *pool, struct gmm__chunk *chunk, uint
 
 	pthread_mutex_lock(&pool->lock);
 	for (uint32_t i = page; i < page + count; i++) {
-		if (drop_one(pool, chunk, &chunk->record[i], how)) {
+		if (drop_one(pool, chunk, i, how)) {
 			gone[i / 64] |= 1ull << i % 64;
 			any = true;
 		}
 	}
 	pthread_mutex_unlock(&pool->lock);
-	for (uint32_t i = page; any && i < page + count; i++) {
-		uint32_t n = 0;
-		while (i + n < page + count && gone[(i + n) / 64] >> (i + n) % 64 & 1)
-			n++;
-		if (n > 0)
-			punch(pool, chunk, i, n, how != GMM__DROP_UNFILLED);
-		i += n;
+	if (any)
+		for_each_row(pool, chunk, gone, how != GMM__DROP_UNFILLED, retire);
+}
+
+void gmm__pool_defer(struct gmm__pool *pool)
+{
+	pthread_mutex_lock(&pool->lock);
+	pool->defer = true;
+	pthread_mutex_unlock(&pool->lock);
+}
+
+static void release_row(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count, bool filled)
+{
+	(void)filled;
+	punch(pool, chunk, page, count);
+}
+
+void gmm__pool_release(struct gmm__pool *pool)
+{
+	pthread_mutex_lock(&pool->lock);
+	pool->defer = false;
+	for (uint32_t c = 0; pool->deferred_pages && c < pool->n_chunks; c++) {
+		struct gmm__chunk *chunk = pool->chunks[c];
+		uint64_t bits[GMM__CHUNK_PAGES / 64];
+		memcpy(bits, chunk->deferred, sizeof bits);
+		memset(chunk->deferred, 0, sizeof chunk->deferred);
+		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
+			if (bits[i / 64] >> i % 64 & 1) {
+				chunk->record[i].state = GMM__SLOT_PUNCHING;
+				pool->deferred_pages--;
+			}
+		}
+		pthread_mutex_unlock(&pool->lock);
+		for_each_row(pool, chunk, bits, true, release_row);
+		pthread_mutex_lock(&pool->lock);
 	}
+	pthread_mutex_unlock(&pool->lock);
 }
 
 void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, enum gmm__pool_drop how)

@@ -9,6 +9,9 @@
  *   references = 0                       the page is punched out of the file: the memory is given back
  *   references = 0 and broken covers = 0 the slot may be given out again, under a new generation
  *
+ * A forked child inherits mappings that nobody counts. While one may live, pages that lose their last reference are
+ * deferred: they keep their bytes and their slot until gmm__pool_release.
+ *
  * Life of a slot: FREE → reserve → SHARED → last reference dropped → PUNCHING → HELD (covers left) or FREE.
  *
  * Threads: all functions may be called from any thread. The pool's mutex (rank 30) is never held over a system
@@ -41,6 +44,7 @@ struct gmm__chunk {
 	uint32_t file;        /* index of its file in the pool */
 	uint32_t file_chunk;  /* its place in that file */
 	uint32_t free;
+	uint64_t deferred[GMM__CHUNK_PAGES / 64]; /* pages to be punched when no fork can map them any more */
 	struct gmm__record record[GMM__CHUNK_PAGES];
 };
 
@@ -73,6 +77,8 @@ struct gmm__pool {
 	uint64_t used_pages;        /* records in state SHARED */
 	uint64_t references;        /* sum of references */
 	uint64_t punch_failures;
+	uint64_t deferred_pages;
+	bool defer;                 /* a fork of this process may map pages */
 };
 
 void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table,
@@ -102,6 +108,11 @@ enum gmm__pool_drop {
 	GMM__DROP_COVER,     /* a broken cover: the mapping is gone */
 };
 void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, enum gmm__pool_drop how);
+
+/* From now on pages are deferred. Safe before a fork: takes only the pool's mutex. */
+void gmm__pool_defer(struct gmm__pool *pool);
+/* No fork maps pages any more: deferred pages are punched. */
+void gmm__pool_release(struct gmm__pool *pool);
 
 /* The bytes of a page the caller has a reference to. */
 const uint8_t *gmm__pool_bytes(const struct gmm__pool *pool, gmm__page_id page);

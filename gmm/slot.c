@@ -51,7 +51,8 @@ struct gmm__seams gmm__slot_seams(const struct gmm__slot *slot, uint32_t first, 
 		bool right = gmm__state_is_covered(gmm__slot_state(slot, page));
 		bool seam = page > 0 && is_seam(slot, page - 1, left, right);
 		seams.mappings += seam;
-		seams.runs += right && (seam || page == 0);
+		seams.runs += gmm__state_is_shared(gmm__slot_state(slot, page)) &&
+			      (seam || page == 0 || !gmm__state_is_shared(gmm__slot_state(slot, page - 1)));
 		left = right;
 	}
 	return seams;

@@ -85,11 +85,17 @@ static inline bool gmm__state_is_private(enum gmm_page_state state)
 	       state != GMM_PAGE_SWAPPED;
 }
 
+/* The state of a private page that is not to be shared, by its flags. */
+static inline enum gmm_page_state gmm__state_refused(uint8_t flags)
+{
+	return flags & GMM__FLAG_PINNED ? GMM_PAGE_PINNED : GMM_PAGE_UNSHAREABLE;
+}
+
 /* Sets state and value and keeps the VM's counts; flags stay. */
 void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state state, uint32_t value);
 
-/* Mapping seams at the left edges of pages [first, end], that is the VMAs these pages add, and the runs of
- * covered pages that start in it. */
+/* Mapping seams at the left edges of pages [first, end], that is the VMAs these pages add, and the runs that start
+ * there: a broken page ends a run, but not its mapping. */
 struct gmm__seams {
 	uint32_t mappings;
 	uint32_t runs;

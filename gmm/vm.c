@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <urcu/urcu-memb.h>
+#include <urcu/urcu-bp.h>
 
 #include "gmm/instance.h"
 

@@ -86,6 +86,12 @@ struct gmm__sys {
 	/* Reads a file of /proc or /sys whole into buf as a string; returns its length. */
 	ssize_t (*file_read)(const char *path, char *buf, size_t size);
 
+	/* A witness of a fork: a page that a child inherits, and a lock that lives as long as any process maps that page.
+	 * witness_open maps it at *ret_page and returns a descriptor to ask with; witness_close closes the descriptor. The
+	 * caller unmaps its own page after the fork. */
+	int (*witness_open)(void **ret_page);
+	bool (*witness_alive)(int fd);
+
 	/* Clocks, random bytes and threads. */
 	uint64_t (*clock_ns)(void);
 	uint64_t (*thread_cpu_ns)(void);

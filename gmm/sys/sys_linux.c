@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -258,6 +259,38 @@ static ssize_t host_file_read(const char *path, char *buf, size_t size)
 	return rc;
 }
 
+/* A lock of an open file description goes with the last reference to it, and a mapping is one. So it is taken through
+ * a description of its own, of which only mappings are left. */
+static int host_witness_open(void **ret_page)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
+	char path[32];
+	int fd = result(memfd_create("gmm-fork", MFD_CLOEXEC));
+
+	if (fd < 0)
+		return fd;
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	int own = ftruncate(fd, 4096) == 0 ? open(path, O_RDWR | O_CLOEXEC) : -1;
+	void *page = MAP_FAILED;
+	if (own >= 0 && fcntl(own, F_OFD_SETLK, &lock) == 0)
+		page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, own, 0);
+	int rc = page == MAP_FAILED ? -errno : fd;
+	if (own >= 0)
+		close(own);
+	if (rc < 0)
+		close(fd);
+	else
+		*ret_page = page;
+	return rc;
+}
+
+static bool host_witness_alive(int fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
+
+	return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
 static uint64_t read_clock(clockid_t clock)
 {
 	struct timespec t;
@@ -346,7 +379,8 @@ const struct gmm__sys *gmm__sys_linux(void)
 		.pagemap_scan = host_pagemap_scan, .pagemap_arm = host_pagemap_arm,
 		.file_create = host_file_create, .file_resize = host_file_resize, .file_write = host_file_write,
 		.file_punch = host_file_punch, .file_close = host_file_close, .file_read = host_file_read,
-		.clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns, .random = host_random,
+		.witness_open = host_witness_open,
+		.witness_alive = host_witness_alive, .clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns, .random = host_random,
 		.thread_start = host_thread_start, .thread_join = host_thread_join, .process_id = host_process_id,
 	};
 

@@ -119,7 +119,7 @@ enum gmm_ram_end {
 	GMM_RAM_DISCARD, /* the range becomes fresh zero memory: cheap */
 };
 
-/* Ends a VM. With GMM_RAM_KEEP it either succeeds or fails with nothing changed (the VM lives on): _NO_MEMORY,
+/* Ends a VM. With GMM_RAM_KEEP it either succeeds or fails and the VM lives on with its bytes kept: _NO_MEMORY,
  * _LIMIT (the mapping limit), _PINNED (the process has pinned memory and pages of this VM were written since
  * they were shared: a device might write to a page that we would replace). With GMM_RAM_KEEP no direct I/O may
  * be in flight into RAM that is not pinned with gmm_vm_pin. */
@@ -144,6 +144,9 @@ int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end e
 
 /* unshareable true: pages of the range are never shared; those that are become private. False: lifted. */
 int gmm_vm_set_unshareable(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, bool unshareable);
+
+/* For both: pages that were written since they were shared are private already; while the process has pinned memory they
+ * stay where they are. */
 
 /* Promise that a device may write to the range (O_DIRECT, io_uring, VFIO): its pages become private and stay
  * where they are until unpinned. Call it before the device gets the address. Pins nest; unpin takes exactly a
@@ -207,7 +210,7 @@ struct gmm_vm_stats {
 	uint64_t private_pages;                 /* pages with memory of their own */
 	uint64_t references;                    /* gfns that use a shared page: FILL + SHARED */
 	uint64_t mappings;                      /* VMAs that sharing added, as counted by the engine */
-	uint64_t runs;                          /* runs of shared pages */
+	uint64_t runs;                          /* runs: consecutive gfns that use consecutive shared pages */
 	uint64_t cow_breaks;                    /* shared pages found written, since the VM was created */
 	uint64_t zero_breaks;                   /* zero pages found written */
 	uint64_t merges;                        /* pages made shared or zero, since the VM was created */
