@@ -14,7 +14,7 @@ static bool extends(const struct gmm__verdict *last, const struct gmm__verdict *
 	case GMM__VERDICT_FILL:
 		return last->word == next->word;
 	case GMM__VERDICT_JOIN:
-		return last->page + 1 == next->page;
+		return gmm__page_follows(last->page, next->page);
 	case GMM__VERDICT_PROMOTE:
 		return !by_twin || last->page + 1 == next->page;
 	default:

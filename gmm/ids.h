@@ -32,6 +32,13 @@ static inline uint32_t gmm__page_index(gmm__page_id page)
 	return page & (GMM__CHUNK_PAGES - 1);
 }
 
+/* True if b lies right behind a, so that one mapping can hold both. Consecutive chunk ids say nothing about where the
+ * chunks lie in their files, hence only within a chunk. */
+static inline int gmm__page_follows(gmm__page_id a, gmm__page_id b)
+{
+	return b == a + 1 && gmm__page_index(b) != 0;
+}
+
 static inline gmm__page_id gmm__page_make(gmm__chunk_id chunk, uint32_t index)
 {
 	return chunk << GMM__CHUNK_SHIFT | index;

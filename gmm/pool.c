@@ -201,16 +201,6 @@ void gmm__pool_where(const struct gmm__pool *pool, gmm__page_id page, int *ret_f
 	*ret_offset = chunk->file_chunk * GMM__CHUNK_BYTES + (uint64_t)gmm__page_index(page) * GMM__PAGE_BYTES;
 }
 
-bool gmm__pool_follows(const struct gmm__pool *pool, gmm__page_id a, gmm__page_id b)
-{
-	if (gmm__page_chunk(a) == gmm__page_chunk(b))
-		return b == a + 1;
-	if (gmm__page_index(a) != GMM__CHUNK_PAGES - 1 || gmm__page_index(b) != 0)
-		return false;
-	const struct gmm__chunk *first = chunk_of(pool, a), *second = chunk_of(pool, b);
-	return first->file == second->file && second->file_chunk == first->file_chunk + 1;
-}
-
 int gmm__pool_fill(struct gmm__pool *pool, gmm__page_id first, const struct iovec *parts, int n_parts)
 {
 	int fd;

@@ -117,11 +117,8 @@ void gmm__pool_release(struct gmm__pool *pool);
 /* The bytes of a page the caller has a reference to. */
 const uint8_t *gmm__pool_bytes(const struct gmm__pool *pool, gmm__page_id page);
 
-/* Where to map a page from. Pages of consecutive ids may still lie in different files: see gmm__pool_follows. */
+/* Where to map a page, and those that follow it in its chunk, from. */
 void gmm__pool_where(const struct gmm__pool *pool, gmm__page_id page, int *ret_fd, uint64_t *ret_offset);
-
-/* True if `b` is the page right after `a` in the same file, so that one mapping can hold both. */
-bool gmm__pool_follows(const struct gmm__pool *pool, gmm__page_id a, gmm__page_id b);
 
 /* The record as it is now, for validators and tests. */
 struct gmm__record gmm__pool_record(struct gmm__pool *pool, gmm__page_id page);

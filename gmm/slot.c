@@ -39,7 +39,7 @@ static bool is_seam(const struct gmm__slot *slot, uint32_t left, bool left_cover
 {
 	if (left_covered != right_covered)
 		return true;
-	return left_covered && slot->value[left + 1] != slot->value[left] + 1;
+	return left_covered && !gmm__page_follows(slot->value[left], slot->value[left + 1]);
 }
 
 struct gmm__seams gmm__slot_seams(const struct gmm__slot *slot, uint32_t first, uint32_t end)
@@ -65,8 +65,9 @@ uint32_t gmm__slot_seams_added(const struct gmm__slot *slot, uint32_t first, uin
 
 	if (first > 0)
 		after += !(gmm__state_is_covered(gmm__slot_state(slot, first - 1)) &&
-			   slot->value[first - 1] + 1 == page);
+			   gmm__page_follows(slot->value[first - 1], page));
 	if (end < slot->pages)
-		after += !(gmm__state_is_covered(gmm__slot_state(slot, end)) && slot->value[end] == page + count);
+		after += !(gmm__state_is_covered(gmm__slot_state(slot, end)) &&
+			   gmm__page_follows(page + count - 1, slot->value[end]));
 	return after > before ? after - before : 0;
 }
