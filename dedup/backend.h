@@ -13,6 +13,8 @@
 
 #include "gmm/slot.h"
 
+struct gmm;
+
 /* At most so many pages are frozen at once: the bound of a guest's wait (INV-7). */
 enum { GMM__FREEZE_PAGES = 128 };
 
@@ -30,7 +32,7 @@ struct gmm__freeze {
 	struct gmm__slot *slot;
 	uint32_t first;
 	uint32_t count;                            /* <= GMM__FREEZE_PAGES */
-	const uint8_t *staging;                    /* frozen bytes of page i at staging + i * 4096 */
+	uint8_t *staging;                          /* frozen bytes of page i at staging + i * 4096; read only */
 	uint8_t page[GMM__FREEZE_PAGES];           /* enum gmm__frozen */
 };
 
@@ -54,6 +56,8 @@ struct gmm__backend {
 	void (*restore)(struct gmm__freeze *freeze, uint32_t at, uint32_t count);
 	/* Lets the guest go on; frozen pages that were neither shared nor restored stay holes. */
 	void (*thaw)(struct gmm__freeze *freeze);
+	/* Gives back the frames of replaced pages, which collect over some freezes. */
+	void (*flush)(struct gmm *gmm);
 
 	/* Makes pages that lie under pool mappings private and anonymous, bytes kept. *ret_done is how many were done, from
 	 * the first on, also on failure (-ENOMEM). */

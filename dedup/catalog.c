@@ -8,12 +8,18 @@
 static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 {
 	struct gmm__catalog *catalog = arg;
-	struct gmm__digest digest = gmm__digest_page(bytes, &catalog->secret);
+	struct gmm__digest sample = gmm__digest_sample(bytes, &catalog->secret);
 
 	pthread_mutex_lock(&catalog->lock);
-	gmm__shared_remove(&catalog->shared, digest.fingerprint, page);
-	if (digest.kind == GMM__DIGEST_FILL)
-		gmm__fill_gone(&catalog->fills, digest.word, page);
+	bool found = gmm__shared_remove(&catalog->shared, sample.fingerprint, page);
+	if (sample.kind == GMM__DIGEST_FILL)
+		gmm__fill_gone(&catalog->fills, sample.word, page);
+	pthread_mutex_unlock(&catalog->lock);
+	if (found)
+		return;
+	struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
+	pthread_mutex_lock(&catalog->lock);
+	gmm__shared_remove(&catalog->shared, whole.fingerprint, page);
 	pthread_mutex_unlock(&catalog->lock);
 }
 
@@ -46,10 +52,11 @@ struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domai
 	catalog->candidates.mem = catalog->shared.mem = &gmm->mem;
 	catalog->candidates.stale = is_stale;
 	catalog->candidates.stale_arg = catalog;
-	if (gmm__sys_of(gmm)->random(&catalog->secret, sizeof catalog->secret) != 0) {
+	if (gmm__sys_of(gmm)->random(catalog->secret.bytes, sizeof catalog->secret.bytes) != 0) {
 		gmm__mem_free(&gmm->mem, catalog, sizeof *catalog);
 		return NULL;
 	}
+	gmm__secret_complete(&catalog->secret);
 	pthread_mutex_init(&catalog->lock, NULL);
 	domain->pool.gone = page_gone;
 	domain->pool.gone_arg = catalog;
@@ -119,8 +126,9 @@ void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm_
 {
 	if (gmm__pool_ref(catalog->pool, page, 1) == 0)
 		return;
-	struct gmm__digest digest = gmm__digest_page(gmm__pool_bytes(catalog->pool, page), &catalog->secret);
-	if (digest.fingerprint != fingerprint) {
+	const uint8_t *bytes = gmm__pool_bytes(catalog->pool, page);
+	if (gmm__digest_sample(bytes, &catalog->secret).fingerprint != fingerprint &&
+	    gmm__digest_whole(bytes, &catalog->secret).fingerprint != fingerprint) {
 		pthread_mutex_lock(&catalog->lock);
 		gmm__shared_remove(&catalog->shared, fingerprint, page);
 		pthread_mutex_unlock(&catalog->lock);

@@ -1,4 +1,4 @@
-/* Digest stage: looks at zero and fill pages, hashes the rest. */
+/* Digest stage: samples, and whole pages where a sample is too coarse. */
 #include "dedup/digest.h"
 
 #include <string.h>
@@ -10,34 +10,62 @@
 
 #include "gmm/ids.h"
 
+enum { LINE = 64, LINES = GMM__PAGE_BYTES / LINE };
+
+/* One line in each quarter of the page, never two alike in place. */
+void gmm__secret_complete(struct gmm__secret *secret)
+{
+	for (int i = 0; i < GMM__SAMPLE_LINES; i++)
+		secret->line[i] = (uint16_t)((i * (LINES / GMM__SAMPLE_LINES) +
+					      secret->bytes[i] % (LINES / GMM__SAMPLE_LINES)) * LINE);
+}
+
 bool gmm__digest_is_fill(const uint8_t *bytes)
 {
 	return memcmp(bytes, bytes + 8, GMM__PAGE_BYTES - 8) == 0;
 }
 
-static uint32_t fingerprint_of(uint64_t hash)
+static uint32_t fingerprint_of(const void *bytes, size_t size, const struct gmm__secret *secret)
 {
-	uint32_t fingerprint = (uint32_t)(hash >> 32);
+	uint32_t fingerprint =
+		(uint32_t)(XXH3_64bits_withSecret(bytes, size, secret->bytes, sizeof secret->bytes) >> 32);
 
 	return fingerprint ? fingerprint : 1;
 }
 
-uint32_t gmm__digest_of_fill(uint64_t word, const struct gmm__secret *secret)
+static struct gmm__digest digest_fill(const uint8_t *bytes, const struct gmm__secret *secret)
 {
-	return fingerprint_of(XXH3_64bits_withSecret(&word, sizeof word, secret->bytes, sizeof secret->bytes));
+	struct gmm__digest digest = { .kind = GMM__DIGEST_ZERO };
+
+	memcpy(&digest.word, bytes, sizeof digest.word);
+	if (digest.word)
+		digest.kind = GMM__DIGEST_FILL;
+	digest.fingerprint = fingerprint_of(&digest.word, sizeof digest.word, secret);
+	return digest;
 }
 
-struct gmm__digest gmm__digest_page(const uint8_t *bytes, const struct gmm__secret *secret)
+void gmm__digest_prefetch(const uint8_t *bytes, const struct gmm__secret *secret)
 {
-	struct gmm__digest digest = { .kind = GMM__DIGEST_OTHER };
+	for (int i = 0; i < GMM__SAMPLE_LINES; i++)
+		__builtin_prefetch(bytes + secret->line[i]);
+}
 
-	if (gmm__digest_is_fill(bytes)) {
-		memcpy(&digest.word, bytes, sizeof digest.word);
-		digest.kind = digest.word ? GMM__DIGEST_FILL : GMM__DIGEST_ZERO;
-		digest.fingerprint = gmm__digest_of_fill(digest.word, secret);
-	} else {
-		digest.fingerprint = fingerprint_of(XXH3_64bits_withSecret(bytes, GMM__PAGE_BYTES, secret->bytes,
-									   sizeof secret->bytes));
-	}
-	return digest;
+struct gmm__digest gmm__digest_sample(const uint8_t *bytes, const struct gmm__secret *secret)
+{
+	uint8_t sample[GMM__SAMPLE_LINES * LINE];
+
+	for (int i = 0; i < GMM__SAMPLE_LINES; i++)
+		memcpy(sample + i * LINE, bytes + secret->line[i], LINE);
+	if (memcmp(sample, sample + 8, sizeof sample - 8) == 0)
+		return digest_fill(sample, secret);
+	return (struct gmm__digest){ .kind = GMM__DIGEST_OTHER,
+				     .fingerprint = fingerprint_of(sample, sizeof sample, secret) };
+}
+
+struct gmm__digest gmm__digest_whole(const uint8_t *bytes, const struct gmm__secret *secret)
+{
+	if (gmm__digest_is_fill(bytes))
+		return digest_fill(bytes, secret);
+	return (struct gmm__digest){ .kind = GMM__DIGEST_OTHER,
+				     .fingerprint = fingerprint_of(bytes, GMM__PAGE_BYTES, secret) };
 }

@@ -102,18 +102,28 @@ static void process(struct gmm__engine *engine)
 	gmm__vm_release(region->slot->vm);
 	collect_twins(engine, region->count);
 	merge_runs(engine, region);
+	engine->backend->flush(engine->gmm);
 	nominate(engine);
 }
+
+enum { PREFETCH_PAGES = 8 };
 
 static void digest_region(const struct gmm__engine *engine, const struct gmm__region *region, struct gmm__finding *finding)
 {
 	const struct gmm__secret *secret = &region->slot->vm->domain->catalog->secret;
+	const struct gmm__backend *backend = engine->backend;
 
 	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t ahead = i + PREFETCH_PAGES, page = region->first + i;
+		if (ahead < region->count && finding[ahead].found == GMM__FOUND_DUE)
+			gmm__digest_prefetch(backend->bytes(region->slot, region->first + ahead), secret);
 		if (finding[i].found != GMM__FOUND_DUE)
 			continue;
-		struct gmm__digest digest =
-			gmm__digest_page(engine->backend->bytes(region->slot, region->first + i), secret);
+		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
+		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
+		if (gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
+		    region->slot->value[page] == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint))
+			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
 		finding[i].found = digest.kind == GMM__DIGEST_ZERO ? GMM__FOUND_ZERO :
 				   digest.kind == GMM__DIGEST_FILL ? GMM__FOUND_FILL : GMM__FOUND_OTHER;
 		finding[i].fingerprint = digest.fingerprint;

@@ -63,10 +63,16 @@ static struct gmm__verdict index_waiting(const struct indexing *in, const struct
 
 static void prefetch(const struct indexing *in, uint32_t i)
 {
-	if (i < in->region->count && in->finding[i].found == GMM__FOUND_OTHER) {
-		gmm__candidates_prefetch(&in->catalog->candidates, in->finding[i].fingerprint);
-		gmm__shared_prefetch(&in->catalog->shared, in->finding[i].fingerprint);
-	}
+	if (i >= in->region->count)
+		return;
+	uint32_t fingerprint = in->finding[i].fingerprint;
+	if (in->finding[i].found == GMM__FOUND_NOTHING)
+		fingerprint = gmm__slot_state(in->region->slot, in->region->first + i) == GMM_PAGE_NOMINATED ?
+			      in->region->slot->value[in->region->first + i] : 0;
+	if (fingerprint == 0)
+		return;
+	gmm__candidates_prefetch(&in->catalog->candidates, fingerprint);
+	gmm__shared_prefetch(&in->catalog->shared, fingerprint);
 }
 
 void gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,

@@ -92,12 +92,30 @@ static void watch_again(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
 	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
 }
 
+/* Frames of replaced pages are freed many at a time: one call and one TLB flush. With freeze_lock. */
+static void empty_staging(struct gmm *gmm)
+{
+	if (gmm->staging_pages)
+		gmm__sys_of(gmm)->advise(gmm->staging, bytes_of(gmm->staging_pages), MADV_DONTNEED);
+	gmm->staging_pages = 0;
+}
+
+static void mapped_flush(struct gmm *gmm)
+{
+	pthread_mutex_lock(&gmm->freeze_lock);
+	empty_staging(gmm);
+	pthread_mutex_unlock(&gmm->freeze_lock);
+}
+
 static int mapped_freeze(struct gmm__freeze *freeze)
 {
 	struct gmm *gmm = gmm_of(freeze->slot);
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first);
 
+	if (gmm->staging_pages + freeze->count > GMM__STAGING_PAGES)
+		empty_staging(gmm);
+	freeze->staging = gmm->staging + bytes_of(gmm->staging_pages);
 	if (!is_ours(freeze->slot, freeze->first, freeze->count))
 		return -ENOENT;
 	int rc = sys->uffd_watch(gmm->track_uffd, host, bytes_of(freeze->count), GMM__WATCH_MISSING_WP);
@@ -105,14 +123,14 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 		return rc;
 	for (uint32_t i = 0; i < freeze->count;) {
 		size_t moved = 0;
-		rc = sys->uffd_move(gmm->track_uffd, gmm->staging + bytes_of(i), host + bytes_of(i),
+		rc = sys->uffd_move(gmm->track_uffd, freeze->staging + bytes_of(i), host + bytes_of(i),
 				    bytes_of(freeze->count - i), &moved);
 		for (; moved >= GMM__PAGE_BYTES; moved -= GMM__PAGE_BYTES)
 			freeze->page[i++] = GMM__FROZEN_YES;
 		if (i < freeze->count)
 			freeze->page[i++] = rc == -EBUSY ? GMM__FROZEN_PINNED : GMM__FROZEN_NO;
 	}
-	freeze->staging = gmm->staging;
+	gmm->staging_pages += freeze->count;
 	return 0;
 }
 
@@ -142,7 +160,7 @@ static void restore_by_copy(struct gmm__freeze *freeze, uint32_t i)
 	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first + i);
 
 	/* ENOMEM is the host running dry. The guest waits, unharmed, until a page can be had. */
-	while (sys->uffd_copy(gmm->track_uffd, host, gmm->staging + bytes_of(i), GMM__PAGE_BYTES) == -ENOMEM)
+	while (sys->uffd_copy(gmm->track_uffd, host, freeze->staging + bytes_of(i), GMM__PAGE_BYTES) == -ENOMEM)
 		;
 }
 
@@ -153,7 +171,7 @@ static void mapped_restore(struct gmm__freeze *freeze, uint32_t at, uint32_t cou
 
 	for (uint32_t i = 0; i < count;) {
 		size_t moved = 0;
-		gmm__sys_of(gmm)->uffd_move(gmm->track_uffd, host + bytes_of(i), gmm->staging + bytes_of(at + i),
+		gmm__sys_of(gmm)->uffd_move(gmm->track_uffd, host + bytes_of(i), freeze->staging + bytes_of(at + i),
 					    bytes_of(count - i), &moved);
 		i += (uint32_t)(moved / GMM__PAGE_BYTES);
 		if (i < count)
@@ -180,7 +198,6 @@ static void mapped_thaw(struct gmm__freeze *freeze)
 		i += n + 1;
 	}
 	sys->uffd_wake(gmm->track_uffd, gmm__slot_host(freeze->slot, freeze->first), bytes_of(freeze->count));
-	sys->advise(gmm->staging, bytes_of(freeze->count), MADV_DONTNEED);
 }
 
 /* ---- giving back -------------------------------------------------------------------------------------------- */
@@ -266,7 +283,7 @@ const struct gmm__backend *gmm__backend_mapped(void)
 {
 	static const struct gmm__backend backend = {
 		.scan = mapped_scan, .arm = mapped_arm, .bytes = mapped_bytes, .freeze = mapped_freeze,
-		.share = mapped_share, .restore = mapped_restore, .thaw = mapped_thaw,
+		.share = mapped_share, .restore = mapped_restore, .thaw = mapped_thaw, .flush = mapped_flush,
 		.privatise = mapped_privatise, .discard = mapped_discard,
 	};
 

@@ -4,6 +4,9 @@
 
 #include "gmm/instance.h"
 
+/* Room for the frames of replaced pages until they are freed together. */
+enum { GMM__STAGING_PAGES = 1024 };
+
 /* Opens what the mapped backend needs of the kernel (descriptors of the instance, staging). A gmm_status. */
 int gmm__mapped_open(struct gmm *gmm);
 void gmm__mapped_close(struct gmm *gmm);

@@ -13,7 +13,7 @@
 #define MADV_NOHUGEPAGE 15
 #endif
 
-enum { STAGING_BYTES = GMM__FREEZE_PAGES * GMM__PAGE_BYTES, POLICY_BITS = 1024 };
+enum { STAGING_BYTES = GMM__STAGING_PAGES * GMM__PAGE_BYTES, POLICY_BITS = 1024 };
 
 /* ---- the instance's descriptors and staging ---------------------------------------------------------------- */
 

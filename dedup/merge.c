@@ -30,27 +30,43 @@ static bool is_waiting(const struct piece *p, uint32_t page)
 	return gmm__slot_state(p->slot, page) == GMM_PAGE_NOMINATED && !(p->slot->state[page] & GMM__FLAGS_REFUSED);
 }
 
-/* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. Without one the page is unique. */
+/* What the page and its twin are to each other while their guests run. */
+enum twins { TWINS_EQUAL, TWINS_ALIKE, TWINS_GONE };
+
+static enum twins compare_twins(const struct piece *p, uint32_t page, gmm__page_id twin, enum gmm_page_state *ret_state)
+{
+	const struct gmm__merge *m = p->merge;
+	struct gmm__slot *slot = gmm__chunk_table_slot(&m->gmm->chunks, gmm__page_chunk(twin));
+	uint32_t i = slot ? twin - gmm__slot_page_id(slot, 0) : 0;
+
+	if (!slot || i >= slot->pages || slot->vm->domain != p->slot->vm->domain)
+		return TWINS_GONE;
+	*ret_state = gmm__slot_state(slot, i);
+	if (*ret_state != GMM_PAGE_UNIQUE && *ret_state != GMM_PAGE_NOMINATED)
+		return TWINS_GONE;
+	const uint8_t *bytes = m->backend->bytes(p->slot, page), *other = m->backend->bytes(slot, i);
+	if (gmm__verify_twins(bytes, other))
+		return TWINS_EQUAL;
+	return gmm__digest_sample(other, &m->catalog->secret).fingerprint == p->slot->value[page] ? TWINS_ALIKE :
+												    TWINS_GONE;
+}
+
+/* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. */
 static bool has_twin(const struct piece *p, uint32_t page)
 {
 	const struct gmm__merge *m = p->merge;
 	gmm__page_id twin = m->verdict[page - m->region->first].page;
-	bool equal = false;
+	enum gmm_page_state state = GMM_PAGE_ABSENT;
 
 	urcu_bp_read_lock();
-	struct gmm__slot *slot = gmm__chunk_table_slot(&m->gmm->chunks, gmm__page_chunk(twin));
-	uint32_t i = slot ? twin - gmm__slot_page_id(slot, 0) : 0;
-	if (slot && i < slot->pages && slot->vm->domain == p->slot->vm->domain) {
-		enum gmm_page_state state = gmm__slot_state(slot, i);
-		if (state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED)
-			equal = gmm__verify_twins(m->backend->bytes(p->slot, page), m->backend->bytes(slot, i));
-		if (equal && state == GMM_PAGE_UNIQUE)
-			m->nominations->page[m->nominations->n++] = twin;
-	}
+	enum twins twins = compare_twins(p, page, twin, &state);
 	urcu_bp_read_unlock();
-	if (!equal)
-		gmm__slot_set(p->slot, page, GMM_PAGE_UNIQUE, p->slot->value[page]);
-	return equal;
+	if (twins == TWINS_EQUAL && state == GMM_PAGE_UNIQUE)
+		m->nominations->page[m->nominations->n++] = twin;
+	if (twins != TWINS_EQUAL) /* alike in the sample only: to be digested whole */
+		gmm__slot_set(p->slot, page, twins == TWINS_ALIKE ? GMM_PAGE_RACED : GMM_PAGE_UNIQUE,
+			      p->slot->value[page]);
+	return twins == TWINS_EQUAL;
 }
 
 /* Moves p->first past pages that are not to be merged and cuts the piece before the next such page. False: none left. */

@@ -119,21 +119,21 @@ int gmm__shared_put(struct gmm__shared_index *index, uint32_t fingerprint, gmm__
 	return 0;
 }
 
-void gmm__shared_remove(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page)
+bool gmm__shared_remove(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page)
 {
 	struct gmm__shared_table *table = atomic_load(&index->table);
 	uint64_t wanted = (uint64_t)fingerprint << 32 | page;
 
 	if (!table)
-		return;
+		return false;
 	for (uint32_t i = home(table, fingerprint);; i = next(table, i)) {
 		uint64_t slot = atomic_load_explicit(&table->slot[i], memory_order_relaxed);
 		if (!slot)
-			return;
+			return false;
 		if (slot == wanted) {
 			atomic_store_explicit(&table->slot[i], (uint64_t)fingerprint << 32, memory_order_release);
 			index->live--;
-			return;
+			return true;
 		}
 	}
 }

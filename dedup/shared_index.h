@@ -34,7 +34,8 @@ void gmm__shared_prefetch(const struct gmm__shared_index *index, uint32_t finger
 
 /* 0, or -ENOMEM: then the page is simply not found by others. */
 int gmm__shared_put(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page);
-void gmm__shared_remove(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page);
+/* False if it was not there. */
+bool gmm__shared_remove(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page);
 
 /* Takes the retired tables out, for the caller to free with gmm__shared_free after a grace period. */
 struct gmm__shared_table *gmm__shared_take_retired(struct gmm__shared_index *index);

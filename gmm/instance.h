@@ -35,7 +35,8 @@ struct gmm {
 	int track_uffd;               /* asynchronous write-protect; MOVE */
 	int freeze_uffd;              /* synchronous write-protect, for unsharing */
 	int pagemap;
-	uint8_t *staging;             /* where frozen pages are looked at; used under freeze_lock */
+	uint8_t *staging;             /* where frozen pages are looked at; guarded by freeze_lock */
+	uint32_t staging_pages;       /* in use at its start, to be freed; guarded by freeze_lock */
 	struct gmm__chunk_table chunks;
 	pthread_mutex_t freeze_lock;
 	pthread_mutex_t ram_lock;     /* rank 5 */
