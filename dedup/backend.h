@@ -43,11 +43,13 @@ struct gmm__backend {
 		    uint8_t *ret_is);
 	/* From now on a write to the range's present pages is noticed by the next scan. */
 	int (*arm)(struct gmm__slot *slot, uint32_t first, uint32_t count);
+	/* Sets ret_foreign for pages that lie in mappings we do not track: the pool's, or what somebody else mapped over
+	 * guest RAM. Leaves the others alone. 0 or a negative errno. */
+	int (*find_foreign)(struct gmm__slot *slot, uint32_t first, uint32_t count, bool *ret_foreign);
 	/* A page to look at while the guest runs; the caller knows that it is present. */
 	const uint8_t *(*bytes)(const struct gmm__slot *slot, uint32_t page);
 
-	/* Sets freeze->page and staging for the range given in it. Returns 0, -ENOENT when part of the range is not
-	 * ours any more, or another errno; then nothing is frozen. */
+	/* Sets freeze->page and staging for the range given in it. Returns 0, or an errno and nothing is frozen. */
 	int (*freeze)(struct gmm__freeze *freeze);
 	/* Maps pool pages [page, page + count) over frozen pages [at, at + count) of the range. On failure (-ENOMEM: the
 	 * mapping limit) they are still frozen. */

@@ -63,6 +63,23 @@ static void collect_twins(struct gmm__engine *engine, uint32_t count)
 		gmm__plan_count(&engine->progress.waiting, run);
 }
 
+/* Guest RAM that somebody mapped over is not ours to replace. The caller has the claim. */
+static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	bool foreign[GMM__REGION_PAGES] = { false };
+
+	if (engine->backend->find_foreign(region->slot, region->first, region->count, foreign) != 0)
+		return;
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t page = region->first + i;
+		if (!foreign[i] || engine->verdict[i].kind == GMM__VERDICT_NONE ||
+		    gmm__state_is_covered(gmm__slot_state(region->slot, page)))
+			continue;
+		engine->verdict[i].kind = GMM__VERDICT_NONE;
+		gmm__slot_set(region->slot, page, GMM_PAGE_FOREIGN, 0);
+	}
+}
+
 static void merge_runs(struct gmm__engine *engine, const struct gmm__region *region)
 {
 	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend,
@@ -99,6 +116,7 @@ static void process(struct gmm__engine *engine)
 	gmm__index_region(catalog, engine->backend, region, engine->job.finding, engine->retry_budget, engine->verdict);
 	urcu_bp_read_unlock();
 	gmm__account_verdicts(region, engine->verdict, &engine->progress);
+	exclude_foreign(engine, region);
 	gmm__vm_release(region->slot->vm);
 	collect_twins(engine, region->count);
 	merge_runs(engine, region);

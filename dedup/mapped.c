@@ -10,6 +10,7 @@
 #include "dedup/mapped.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "dedup/backend.h"
@@ -26,33 +27,38 @@ static uint64_t bytes_of(uint32_t pages)
 
 /* ---- looking --------------------------------------------------------------------------------------------- */
 
-static void spread(const struct gmm__slot *slot, uint32_t first, const struct gmm__scan_range *ranges, int n,
-		   uint8_t *is)
-{
-	uintptr_t base = (uintptr_t)gmm__slot_host(slot, first);
-
-	for (int r = 0; r < n; r++)
-		for (uint64_t i = (ranges[r].start - base) / GMM__PAGE_BYTES;
-		     i < (ranges[r].end - base) / GMM__PAGE_BYTES; i++)
-			is[i] = (uint8_t)ranges[r].is;
-}
-
-static int mapped_scan(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
-		       uint8_t *ret_is)
+/* Asks the pagemap and writes one byte for each page that passes the filter: `mark`, or its categories if 0. */
+static int ask(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
+	       uint8_t mark, uint8_t *ret)
 {
 	struct gmm *gmm = gmm_of(slot);
 	struct gmm__scan_range ranges[64];
-	uint8_t *at = gmm__slot_host(slot, first), *end = at + bytes_of(count);
+	uint8_t *start = gmm__slot_host(slot, first), *at = start, *end = start + bytes_of(count);
 
 	while (at < end) {
 		void *stop = end;
 		int n = gmm__sys_of(gmm)->pagemap_scan(gmm->pagemap, at, end, filter, ranges, 64, &stop);
 		if (n < 0)
 			return n;
-		spread(slot, first, ranges, n, ret_is);
+		for (const struct gmm__scan_range *r = ranges; r < ranges + n; r++)
+			memset(ret + (r->start - (uintptr_t)start) / GMM__PAGE_BYTES, mark ? mark : (uint8_t)r->is,
+			       (r->end - r->start) / GMM__PAGE_BYTES);
 		at = stop;
 	}
 	return 0;
+}
+
+static int mapped_scan(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
+		       uint8_t *ret_is)
+{
+	return ask(slot, first, count, filter, 0, ret_is);
+}
+
+static int mapped_find_foreign(struct gmm__slot *slot, uint32_t first, uint32_t count, bool *ret_foreign)
+{
+	struct gmm__scan_filter foreign = { .forbid = GMM__IS_WPALLOWED };
+
+	return ask(slot, first, count, &foreign, true, (uint8_t *)ret_foreign);
 }
 
 static int mapped_arm(struct gmm__slot *slot, uint32_t first, uint32_t count)
@@ -69,17 +75,6 @@ static const uint8_t *mapped_bytes(const struct gmm__slot *slot, uint32_t page)
 }
 
 /* ---- freeze to thaw ---------------------------------------------------------------------------------------- */
-
-/* Memory mapped there by somebody else is not registered with our userfaultfd. */
-static bool is_ours(const struct gmm__slot *slot, uint32_t first, uint32_t count)
-{
-	struct gmm *gmm = gmm_of(slot);
-	struct gmm__scan_filter foreign = { .forbid = GMM__IS_WPALLOWED };
-	struct gmm__scan_range range;
-	uint8_t *at = gmm__slot_host(slot, first);
-
-	return gmm__sys_of(gmm)->pagemap_scan(gmm->pagemap, at, at + bytes_of(count), &foreign, &range, 1, NULL) == 0;
-}
 
 /* MISSING|WP → WP for a part of the range that is still anonymous; wakes who waits there. */
 static void watch_again(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
@@ -116,8 +111,6 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 	if (gmm->staging_pages + freeze->count > GMM__STAGING_PAGES)
 		empty_staging(gmm);
 	freeze->staging = gmm->staging + bytes_of(gmm->staging_pages);
-	if (!is_ours(freeze->slot, freeze->first, freeze->count))
-		return -ENOENT;
 	int rc = sys->uffd_watch(gmm->track_uffd, host, bytes_of(freeze->count), GMM__WATCH_MISSING_WP);
 	if (rc != 0)
 		return rc;
@@ -127,8 +120,11 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 				    bytes_of(freeze->count - i), &moved);
 		for (; moved >= GMM__PAGE_BYTES; moved -= GMM__PAGE_BYTES)
 			freeze->page[i++] = GMM__FROZEN_YES;
+		/* Racing with reclaim, the kernel may move one page more than it reports (seen on 6.18): then its place in
+		 * staging, which was empty, is taken. */
 		if (i < freeze->count)
-			freeze->page[i++] = rc == -EBUSY ? GMM__FROZEN_PINNED : GMM__FROZEN_NO;
+			freeze->page[i++] = rc == -EEXIST ? GMM__FROZEN_YES :
+					    rc == -EBUSY ? GMM__FROZEN_PINNED : GMM__FROZEN_NO;
 	}
 	gmm->staging_pages += freeze->count;
 	return 0;
@@ -282,7 +278,7 @@ static int mapped_discard(struct gmm__slot *slot, uint32_t first, uint32_t count
 const struct gmm__backend *gmm__backend_mapped(void)
 {
 	static const struct gmm__backend backend = {
-		.scan = mapped_scan, .arm = mapped_arm, .bytes = mapped_bytes, .freeze = mapped_freeze,
+		.scan = mapped_scan, .find_foreign = mapped_find_foreign, .arm = mapped_arm, .bytes = mapped_bytes, .freeze = mapped_freeze,
 		.share = mapped_share, .restore = mapped_restore, .thaw = mapped_thaw, .flush = mapped_flush,
 		.privatise = mapped_privatise, .discard = mapped_discard,
 	};

@@ -30,39 +30,51 @@ static bool is_waiting(const struct piece *p, uint32_t page)
 	return gmm__slot_state(p->slot, page) == GMM_PAGE_NOMINATED && !(p->slot->state[page] & GMM__FLAGS_REFUSED);
 }
 
-/* What the page and its twin are to each other while their guests run. */
-enum twins { TWINS_EQUAL, TWINS_ALIKE, TWINS_GONE };
-
-static enum twins compare_twins(const struct piece *p, uint32_t page, gmm__page_id twin, enum gmm_page_state *ret_state)
+/* The slot of a twin, with its VM claimed unless it is the caller's own; NULL when it is gone or somebody else has the
+ * claim. */
+static struct gmm__slot *claim_twin(const struct gmm__merge *m, gmm__page_id twin, const struct gmm_vm *own)
 {
-	const struct gmm__merge *m = p->merge;
+	urcu_bp_read_lock();
 	struct gmm__slot *slot = gmm__chunk_table_slot(&m->gmm->chunks, gmm__page_chunk(twin));
-	uint32_t i = slot ? twin - gmm__slot_page_id(slot, 0) : 0;
-
-	if (!slot || i >= slot->pages || slot->vm->domain != p->slot->vm->domain)
-		return TWINS_GONE;
-	*ret_state = gmm__slot_state(slot, i);
-	if (*ret_state != GMM_PAGE_UNIQUE && *ret_state != GMM_PAGE_NOMINATED)
-		return TWINS_GONE;
-	const uint8_t *bytes = m->backend->bytes(p->slot, page), *other = m->backend->bytes(slot, i);
-	if (gmm__verify_twins(bytes, other))
-		return TWINS_EQUAL;
-	return gmm__digest_sample(other, &m->catalog->secret).fingerprint == p->slot->value[page] ? TWINS_ALIKE :
-												    TWINS_GONE;
+	if (slot && (slot->vm->domain->catalog != m->catalog || (slot->vm != own && !gmm__vm_try_claim(slot->vm))))
+		slot = NULL;
+	urcu_bp_read_unlock(); /* the claim keeps it from now on */
+	return slot;
 }
 
-/* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. */
+/* What a page and its twin are to each other while their guests run. */
+enum twins { TWINS_EQUAL, TWINS_ALIKE, TWINS_GONE };
+
+static enum twins compare_twins(const struct piece *p, uint32_t page, const struct gmm__slot *slot, uint32_t twin)
+{
+	const struct gmm__backend *backend = p->merge->backend;
+	enum gmm_page_state state = twin < slot->pages ? gmm__slot_state(slot, twin) : GMM_PAGE_ABSENT;
+
+	if (slot->dead || (state != GMM_PAGE_UNIQUE && state != GMM_PAGE_NOMINATED))
+		return TWINS_GONE;
+	const uint8_t *other = backend->bytes(slot, twin);
+	if (gmm__verify_twins(backend->bytes(p->slot, page), other))
+		return TWINS_EQUAL;
+	return gmm__digest_sample(other, &p->merge->catalog->secret).fingerprint == p->slot->value[page] ?
+	       TWINS_ALIKE : TWINS_GONE;
+}
+
+/* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin cannot be looked at
+ * now waits for the next pass. */
 static bool has_twin(const struct piece *p, uint32_t page)
 {
 	const struct gmm__merge *m = p->merge;
-	gmm__page_id twin = m->verdict[page - m->region->first].page;
-	enum gmm_page_state state = GMM_PAGE_ABSENT;
+	gmm__page_id id = m->verdict[page - m->region->first].page;
+	struct gmm__slot *slot = claim_twin(m, id, p->slot->vm);
 
-	urcu_bp_read_lock();
-	enum twins twins = compare_twins(p, page, twin, &state);
-	urcu_bp_read_unlock();
-	if (twins == TWINS_EQUAL && state == GMM_PAGE_UNIQUE)
-		m->nominations->page[m->nominations->n++] = twin;
+	if (!slot)
+		return false;
+	uint32_t twin = id - gmm__slot_page_id(slot, 0);
+	enum twins twins = compare_twins(p, page, slot, twin);
+	if (twins == TWINS_EQUAL && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE)
+		m->nominations->page[m->nominations->n++] = id;
+	if (slot->vm != p->slot->vm)
+		gmm__vm_release(slot->vm);
 	if (twins != TWINS_EQUAL) /* alike in the sample only: to be digested whole */
 		gmm__slot_set(p->slot, page, twins == TWINS_ALIKE ? GMM_PAGE_RACED : GMM_PAGE_UNIQUE,
 			      p->slot->value[page]);
@@ -294,8 +306,8 @@ static void publish_extent(struct piece *p)
 
 /* ---- pieces -------------------------------------------------------------------------------------------------------- */
 
-/* With the claim. */
-static void merge_piece(struct piece *p)
+/* With the claim. True if pages were frozen: p->freeze says what became of them. */
+static bool merge_piece(struct piece *p)
 {
 	uint32_t wanted = p->count;
 
@@ -303,7 +315,7 @@ static void merge_piece(struct piece *p)
 		/* Gone since the verdict: to be looked at again. */
 		p->count = wanted < 1 ? wanted : 1;
 		account_all(p, GMM_PAGE_VOLATILE);
-		return;
+		return false;
 	}
 	bool fits = within_budget(p);
 	for (uint32_t i = 0; i < p->count; i++)
@@ -313,12 +325,40 @@ static void merge_piece(struct piece *p)
 		account(p);
 		if (p->fresh && p->run->kind == GMM__VERDICT_FILL)
 			publish_extent(p);
-		return;
+		return true;
 	}
 	for (uint32_t i = 0; i < p->count; i++)
 		give_back(p, i);
 	account_all(p, !fits ? GMM_PAGE_BUDGET : rc == -ENOENT ? GMM_PAGE_FOREIGN :
 		       rc == -ENOMEM ? GMM_PAGE_BUDGET : GMM_PAGE_VOLATILE);
+	return false;
+}
+
+/* Twins of pages that were just promoted join at once, while the bytes of both are in the cache. What does not work out
+ * here is done when the twin's own turn comes. */
+static void join_twins(const struct piece *promoted)
+{
+	const struct gmm__merge *m = promoted->merge;
+	const struct gmm__verdict *verdict = &m->verdict[promoted->first - m->region->first];
+
+	for (uint32_t i = 0, n; i < promoted->count; i += n) {
+		n = 1;
+		if (promoted->freeze.page[i] != GMM__FROZEN_SHARED)
+			continue;
+		while (i + n < promoted->count && promoted->freeze.page[i + n] == GMM__FROZEN_SHARED &&
+		       verdict[i + n].page == verdict[i].page + n)
+			n++;
+		struct gmm__slot *slot = claim_twin(m, verdict[i].page, NULL);
+		if (!slot)
+			continue;
+		struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = verdict[i].page - gmm__slot_page_id(slot, 0),
+					.count = n, .page = promoted->page + i };
+		struct piece twins = { .merge = m, .run = &run, .slot = slot, .first = run.first };
+		uint32_t end = run.first + n < slot->pages ? run.first + n : slot->pages;
+		for (; !slot->dead && cut_waiting(&twins, end); twins.first += twins.count)
+			merge_piece(&twins);
+		gmm__vm_release(slot->vm);
+	}
 }
 
 void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run)
@@ -331,11 +371,12 @@ void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run)
 		if (!gmm__vm_claim(slot->vm, false))
 			return;
 		bool more = !slot->dead && cut_waiting(&piece, end);
-		if (more)
-			merge_piece(&piece);
+		bool shared = more && merge_piece(&piece);
 		gmm__vm_release(slot->vm);
 		if (!more)
 			return;
+		if (shared && run->kind == GMM__VERDICT_PROMOTE)
+			join_twins(&piece);
 		piece.first += piece.count;
 	}
 }

@@ -97,11 +97,20 @@ static int find_clean(const struct gmm__backend *backend, const struct gmm__regi
 	return found;
 }
 
+static bool has_covered(const struct gmm__region *region)
+{
+	for (uint32_t i = 0; i < region->count; i++)
+		if (gmm__state_is_covered(gmm__slot_state(region->slot, region->first + i)))
+			return true;
+	return false;
+}
+
 int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
 		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding)
 {
-	struct gmm__scan_filter written = { .need = GMM__IS_WRITTEN, .forbid = GMM__IS_FILE,
-					    .any = GMM__IS_PRESENT | GMM__IS_SWAPPED };
+	/* Pages of the pool are file pages, and those that are not are broken. */
+	struct gmm__scan_filter written = { .need = GMM__IS_WRITTEN, .any = GMM__IS_PRESENT | GMM__IS_SWAPPED,
+					    .forbid = has_covered(region) ? GMM__IS_FILE : 0 };
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
 	const uint8_t *state = region->slot->state + region->first;
 	int rc = backend->scan(region->slot, region->first, region->count, &written, is), found = 0, looks = 0;

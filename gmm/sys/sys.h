@@ -32,7 +32,8 @@ struct gmm__scan_range {
 	uint64_t is; /* enum gmm__page_is */
 };
 
-/* Which pages a scan returns: all of `need`, none of `forbid`, and any of `any` (0: no such condition). */
+/* Which pages a scan returns: all of `need`, none of `forbid`, and any of `any` (0: no such condition). GMM__IS_FILE is
+ * dear, since the kernel looks at each page for it; it is reported only where the filter asks for it. */
 struct gmm__scan_filter {
 	uint64_t need;
 	uint64_t forbid;

@@ -184,8 +184,8 @@ static int host_pagemap_scan(int fd, void *start, void *end, const struct gmm__s
 		.vec = (uintptr_t)ranges, .vec_len = max_ranges,
 		.category_mask = filter->need | filter->forbid, .category_inverted = filter->forbid,
 		.category_anyof_mask = filter->any,
-		.return_mask = GMM__IS_WPALLOWED | GMM__IS_WRITTEN | GMM__IS_FILE | GMM__IS_PRESENT |
-			       GMM__IS_SWAPPED | GMM__IS_PFNZERO | GMM__IS_HUGE,
+		.return_mask = GMM__IS_WPALLOWED | GMM__IS_WRITTEN | GMM__IS_PRESENT | GMM__IS_SWAPPED |
+			       GMM__IS_PFNZERO | GMM__IS_HUGE,
 	};
 	int rc = result(ioctl(fd, PAGEMAP_SCAN, &arg));
 
