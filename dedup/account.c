@@ -104,6 +104,7 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 			continue;
 		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(state)) {
 			progress->found++;
+			progress->broken++;
 			account_broken(slot, page);
 		} else if (!gmm__state_is_covered(state)) { /* else it was shared since the scan */
 			progress->found += found != GMM__FOUND_DUE;

@@ -10,6 +10,7 @@
 struct gmm__progress {
 	uint64_t found;      /* pages that changed since the pass before */
 	uint64_t digested;
+	uint64_t broken;     /* shared pages found written */
 	uint64_t nominated;  /* pages that newly wait for a merge */
 	uint64_t merged;
 	uint64_t postponed;  /* pages in runs shorter than what this pass merges */

@@ -37,14 +37,14 @@ struct gmm__freeze {
 };
 
 struct gmm__backend {
-	/* Categories of [first, first + count), enum gmm__page_is each, for pages that pass the filter; 0 for others.
-	 * Never populates a page. 0 or a negative errno. */
+	/* Categories of [first, first + count), enum gmm__page_is each, for pages that pass the filter; others
+	 * are left alone. Never populates a page. 0 when none passed, a positive number when some did, or a negative errno. */
 	int (*scan)(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
 		    uint8_t *ret_is);
 	/* From now on a write to the range's present pages is noticed by the next scan. */
 	int (*arm)(struct gmm__slot *slot, uint32_t first, uint32_t count);
 	/* Sets ret_foreign for pages that lie in mappings we do not track: the pool's, or what somebody else mapped over
-	 * guest RAM. Leaves the others alone. 0 or a negative errno. */
+	 * guest RAM. Leaves the others alone. A negative errno on failure. */
 	int (*find_foreign)(struct gmm__slot *slot, uint32_t first, uint32_t count, bool *ret_foreign);
 	/* A page to look at while the guest runs; the caller knows that it is present. */
 	const uint8_t *(*bytes)(const struct gmm__slot *slot, uint32_t page);

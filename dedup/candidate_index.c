@@ -1,42 +1,57 @@
-/* Candidate index: a bucketed open-addressing table of hints. */
+/* Candidate index: a bucketed open-addressing table of hints, in fingerprint order but for overflow. */
 #include "dedup/candidate_index.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { PROBES = 4, LINE = 64 };
+/* A neighbourhood is a bucket and the next ones; the last bucket has its own behind it, so that nothing wraps. */
+enum { PROBES = 4 };
 
-static uint32_t bucket_of(const struct gmm__candidates *candidates, uint32_t fingerprint)
+static size_t bytes_of(uint64_t buckets)
 {
-	return (uint32_t)((uint64_t)fingerprint * candidates->buckets >> 32);
+	return buckets ? (buckets + PROBES) * GMM__BUCKET * sizeof(struct gmm__candidate) : 0;
 }
 
-static struct gmm__candidate *bucket_at(const struct gmm__candidates *candidates, uint32_t fingerprint, uint32_t probe)
+static struct gmm__candidate *neighbourhood(const struct gmm__candidates *candidates, uint32_t fingerprint)
 {
-	uint32_t bucket = bucket_of(candidates, fingerprint) + probe;
-
-	if (bucket >= candidates->buckets)
-		bucket -= candidates->buckets;
-	return candidates->entry + (size_t)bucket * GMM__BUCKET;
+	return candidates->entry + ((uint64_t)fingerprint * candidates->buckets >> 32) * GMM__BUCKET;
 }
 
 void gmm__candidates_destroy(struct gmm__candidates *candidates)
 {
-	gmm__mem_free(candidates->mem, candidates->memory, candidates->memory_bytes);
-	candidates->memory = NULL;
+	gmm__mem_unreserve(candidates->mem, candidates->entry, candidates->reserved_bytes);
+	gmm__mem_count(candidates->mem, -(ptrdiff_t)bytes_of(candidates->buckets));
 	candidates->entry = NULL;
 	candidates->buckets = 0;
 }
 
-/* The first entry of the neighbourhood that is empty, or stale when told to look for that; NULL without one. */
+void gmm__candidates_prefetch(const struct gmm__candidates *candidates, uint32_t fingerprint)
+{
+	if (candidates->buckets)
+		__builtin_prefetch(neighbourhood(candidates, fingerprint));
+}
+
+struct gmm__candidate *gmm__candidates_find(struct gmm__candidates *candidates, uint32_t fingerprint)
+{
+	struct gmm__candidate *entry = candidates->buckets ? neighbourhood(candidates, fingerprint) : NULL;
+
+	for (int i = 0; entry && i < PROBES * GMM__BUCKET; i++) {
+		if (entry[i].fingerprint == fingerprint)
+			return &entry[i];
+		if (!entry[i].fingerprint)
+			return NULL;
+	}
+	return NULL;
+}
+
+/* The first place of the neighbourhood that is empty, or stale when told to look for that; NULL without one. */
 static struct gmm__candidate *find_place(const struct gmm__candidates *candidates, uint32_t fingerprint, bool stale)
 {
-	for (uint32_t probe = 0; probe < PROBES; probe++) {
-		struct gmm__candidate *entry = bucket_at(candidates, fingerprint, probe);
-		for (int i = 0; i < GMM__BUCKET; i++)
-			if (!entry[i].fingerprint || (stale && candidates->stale(candidates->stale_arg, &entry[i])))
-				return &entry[i];
-	}
+	struct gmm__candidate *entry = neighbourhood(candidates, fingerprint);
+
+	for (int i = 0; i < PROBES * GMM__BUCKET; i++)
+		if (!entry[i].fingerprint || (stale && candidates->stale(candidates->stale_arg, &entry[i])))
+			return &entry[i];
 	return NULL;
 }
 
@@ -48,64 +63,69 @@ static void put_or_evict(struct gmm__candidates *candidates, struct gmm__candida
 	if (!place)
 		place = find_place(candidates, entry.fingerprint, true);
 	if (!place) {
-		place = bucket_at(candidates, entry.fingerprint, 0);
+		place = neighbourhood(candidates, entry.fingerprint);
 		memmove(place, place + 1, (GMM__BUCKET - 1) * sizeof *place);
 		place += GMM__BUCKET - 1;
 	}
 	*place = entry;
 }
 
-static int grow(struct gmm__candidates *candidates, uint64_t buckets)
+static void put_again(struct gmm__candidates *candidates, size_t i)
 {
-	if (buckets > UINT32_MAX)
-		return -ENOMEM;
-	struct gmm__candidates grown = *candidates;
-	grown.buckets = (uint32_t)buckets;
-	grown.memory_bytes = buckets * GMM__BUCKET * sizeof(struct gmm__candidate) + LINE;
-	grown.memory = gmm__mem_alloc(grown.mem, grown.memory_bytes);
-	if (!grown.memory)
-		return -ENOMEM;
-	grown.entry = (void *)(((uintptr_t)grown.memory + LINE - 1) & ~(uintptr_t)(LINE - 1));
-	for (size_t i = 0; i < (size_t)candidates->buckets * GMM__BUCKET; i++)
-		if (candidates->entry[i].fingerprint)
-			put_or_evict(&grown, candidates->entry[i]);
-	gmm__candidates_destroy(candidates);
-	*candidates = grown;
-	return 0;
+	struct gmm__candidate entry = candidates->entry[i];
+
+	candidates->entry[i].fingerprint = 0;
+	if (entry.fingerprint && !candidates->stale(candidates->stale_arg, &entry))
+		put_or_evict(candidates, entry);
+}
+
+/* Spreads the entries over more buckets, in place. Neighbourhoods only move up, so that from the last entry on each finds
+ * room above those that have not moved yet. It may skip places that are given up later, behind which it would not be
+ * found; a second round, upwards, closes these gaps. */
+static void spread(struct gmm__candidates *candidates, uint32_t buckets)
+{
+	size_t old = bytes_of(candidates->buckets) / sizeof *candidates->entry;
+	size_t all = bytes_of(buckets) / sizeof *candidates->entry;
+
+	gmm__mem_count(candidates->mem, (ptrdiff_t)(bytes_of(buckets) - bytes_of(candidates->buckets)));
+	candidates->buckets = buckets;
+	for (size_t i = old; i-- > 0;)
+		put_again(candidates, i);
+	for (size_t i = 0; i < all; i++)
+		put_again(candidates, i);
 }
 
 int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages)
 {
-	uint64_t buckets = pages * 5 / 8 / GMM__BUCKET + PROBES;
+	uint64_t buckets = pages / 2 / GMM__BUCKET + 1, most = pages * 3 / 2 / GMM__BUCKET + 1;
 
-	return buckets <= candidates->buckets ? 0 : grow(candidates, buckets);
-}
-
-void gmm__candidates_prefetch(const struct gmm__candidates *candidates, uint32_t fingerprint)
-{
-	if (candidates->buckets)
-		__builtin_prefetch(bucket_at(candidates, fingerprint, 0));
-}
-
-struct gmm__candidate *gmm__candidates_find(struct gmm__candidates *candidates, uint32_t fingerprint)
-{
-	for (uint32_t probe = 0; candidates->buckets && probe < PROBES; probe++) {
-		struct gmm__candidate *entry = bucket_at(candidates, fingerprint, probe);
-		for (int i = 0; i < GMM__BUCKET; i++) {
-			if (entry[i].fingerprint == fingerprint)
-				return &entry[i];
-			if (!entry[i].fingerprint)
-				return NULL;
-		}
+	if (buckets <= candidates->buckets)
+		return 0;
+	if (most > UINT32_MAX)
+		return -ENOMEM;
+	if (bytes_of(most) > candidates->reserved_bytes) {
+		struct gmm__candidates grown = *candidates;
+		grown.reserved_bytes = bytes_of(most);
+		grown.entry = gmm__mem_reserve(grown.mem, grown.reserved_bytes);
+		if (!grown.entry)
+			return -ENOMEM;
+		if (candidates->buckets)
+			memcpy(grown.entry, candidates->entry, bytes_of(candidates->buckets));
+		gmm__mem_unreserve(candidates->mem, candidates->entry, candidates->reserved_bytes);
+		*candidates = grown;
 	}
-	return NULL;
+	spread(candidates, (uint32_t)buckets);
+	return 0;
 }
 
 void gmm__candidates_put(struct gmm__candidates *candidates, uint32_t fingerprint, gmm__page_id page)
 {
 	if (!candidates->buckets)
 		return;
-	if (!find_place(candidates, fingerprint, false) && !find_place(candidates, fingerprint, true))
-		grow(candidates, (uint64_t)candidates->buckets * 3 / 2); /* else a hint is lost */
+	if (!find_place(candidates, fingerprint, false) && !find_place(candidates, fingerprint, true)) {
+		uint64_t buckets = candidates->buckets + candidates->buckets / 4 + 1ull;
+		if (bytes_of(buckets) <= candidates->reserved_bytes)
+			spread(candidates, (uint32_t)buckets); /* else a hint is lost */
+	}
 	put_or_evict(candidates, (struct gmm__candidate){ fingerprint, page });
 }

@@ -1,9 +1,10 @@
 /* Candidate index: fingerprint → a private page that had it when last digested.
  *
- * The one big table: 8 bytes an entry, and entries for 5/8 of the domain's pages to begin with, since zero pages have
- * none and equal pages have one for all; it grows by half when a neighbourhood is full. An entry is a hint that may be stale at any time; whoever
- * uses it checks that the page still has this fingerprint and compares bytes. Buckets of 8 entries fill one cache
- * line. Stale entries stay until their place is wanted; without memory to grow, the oldest is lost.
+ * The one big table: 8 bytes an entry, and entries for half of the domain's pages to begin with, since zero pages have
+ * none and equal pages have one for all; it grows by a quarter, in place, when a neighbourhood is full. An entry is a hint
+ * that may be stale at any time; whoever uses it checks that the page still has this fingerprint and compares bytes.
+ * Buckets of 8 entries fill one cache line. Stale entries stay until their place is wanted; a table that cannot grow
+ * loses the oldest.
  *
  * Threads: the caller holds the catalog's lock.
  */
@@ -27,9 +28,8 @@ struct gmm__candidates {
 	struct gmm__mem *mem;
 	gmm__candidate_stale_fn *stale;
 	const void *stale_arg;
-	struct gmm__candidate *entry; /* buckets * GMM__BUCKET, cache-line aligned */
-	void *memory;
-	size_t memory_bytes;
+	struct gmm__candidate *entry; /* page aligned; (buckets + the probes past the last one) * GMM__BUCKET in use */
+	size_t reserved_bytes;        /* address space at entry */
 	uint32_t buckets;
 };
 

@@ -7,7 +7,9 @@
 #include "dedup/fork.h"
 #include "dedup/index.h"
 
-enum { RETRY_PASSES = 16, NANOSECONDS_PER_MS = 1000000 };
+/* Written shared pages are looked for every 1 to 8 passes, the more seldom the fewer are found; every 16 passes all that
+ * is not shared is looked at. */
+enum { COVER_PASSES_MAX = 8, SURVEY_PASSES = 16, NANOSECONDS_PER_MS = 1000000 };
 
 /* ---- one region ------------------------------------------------------------------------------------------------- */
 
@@ -68,7 +70,7 @@ static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region
 {
 	bool foreign[GMM__REGION_PAGES] = { false };
 
-	if (engine->backend->find_foreign(region->slot, region->first, region->count, foreign) != 0)
+	if (engine->backend->find_foreign(region->slot, region->first, region->count, foreign) <= 0)
 		return;
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t page = region->first + i;
@@ -201,15 +203,18 @@ static void *merge_main(void *arg)
 /* Returns false when the VM, the slot or the engine has to be left. */
 static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
 {
-	struct gmm__scan_options options = { .no_window = engine->gmm->options.window_ms == 0,
-					     .retry = engine->passes % RETRY_PASSES == RETRY_PASSES - 1 };
+	struct gmm__scan_options options = {
+		.no_window = engine->gmm->options.window_ms == 0,
+		.covers = engine->passes >= engine->next_cover,
+		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1,
+		.with_budget = engine->retry_budget,
+	};
 	struct gmm *gmm = engine->gmm;
 	struct gmm__finding *finding = engine->job.finding;
 
 	int found = gmm__scan_region(engine->backend, region, &options, finding);
-	if (found > 0)
+	if (found > 0) {
 		digest_region(engine, region, finding);
-	if (found > 0 || (found == 0 && gmm__scan_has_waiting(region, engine->retry_budget))) {
 		engine->job.region = *region;
 		run_job(engine);
 	}
@@ -287,6 +292,18 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 	gmm__fork_reap(vm->domain, engine->gmm);
 }
 
+/* When to look for written shared pages next: a look that finds many halves the interval, one that finds few doubles it. */
+static void schedule_cover(struct gmm__engine *engine)
+{
+	if (engine->passes < engine->next_cover)
+		return;
+	if (engine->progress.broken * 256 > engine->gmm->mappings)
+		engine->cover_interval = engine->cover_interval > 1 ? engine->cover_interval / 2 : 1;
+	else if (engine->cover_interval < COVER_PASSES_MAX)
+		engine->cover_interval *= 2;
+	engine->next_cover = (uint32_t)engine->passes + engine->cover_interval;
+}
+
 /* What the next pass merges, and whether this one found next to nothing to do. */
 static void conclude(struct gmm__engine *engine)
 {
@@ -300,6 +317,7 @@ static void conclude(struct gmm__engine *engine)
 		threshold = engine->min_run / 2;
 	engine->min_run = threshold > 1 ? threshold : 1;
 
+	schedule_cover(engine);
 	uint64_t work = done->merged + done->nominated + done->postponed + done->found, pages = 0;
 	pthread_mutex_lock(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next)
@@ -412,6 +430,7 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
 	engine->gmm = gmm;
 	engine->backend = backend;
 	engine->min_run = 1;
+	engine->cover_interval = 1;
 	engine->retry_budget = true;
 	pthread_cond_init(&engine->job_changed, NULL);
 	if (start_threads(engine) != 0) {

@@ -45,6 +45,8 @@ struct gmm__engine {
 	struct gmm__progress progress;  /* of this pass */
 	uint32_t min_run;               /* shortest run merged in this pass */
 	bool retry_budget;              /* pages refused for the budget are tried again */
+	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
+	uint32_t next_cover;            /* the pass of the next look */
 	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
 	struct gmm__verdict verdict[GMM__REGION_PAGES];
 	struct gmm__run run[GMM__REGION_PAGES];

@@ -27,13 +27,15 @@ static uint64_t bytes_of(uint32_t pages)
 
 /* ---- looking --------------------------------------------------------------------------------------------- */
 
-/* Asks the pagemap and writes one byte for each page that passes the filter: `mark`, or its categories if 0. */
+/* Asks the pagemap and writes one byte for each page that passes the filter: `mark`, or its categories if 0. Returns how
+ * many ranges it got. */
 static int ask(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
 	       uint8_t mark, uint8_t *ret)
 {
 	struct gmm *gmm = gmm_of(slot);
 	struct gmm__scan_range ranges[64];
 	uint8_t *start = gmm__slot_host(slot, first), *at = start, *end = start + bytes_of(count);
+	int answers = 0;
 
 	while (at < end) {
 		void *stop = end;
@@ -43,9 +45,10 @@ static int ask(struct gmm__slot *slot, uint32_t first, uint32_t count, const str
 		for (const struct gmm__scan_range *r = ranges; r < ranges + n; r++)
 			memset(ret + (r->start - (uintptr_t)start) / GMM__PAGE_BYTES, mark ? mark : (uint8_t)r->is,
 			       (r->end - r->start) / GMM__PAGE_BYTES);
+		answers += n;
 		at = stop;
 	}
-	return 0;
+	return answers;
 }
 
 static int mapped_scan(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,

@@ -8,19 +8,48 @@
 
 #include <string.h>
 
-/* What a page that the scan returned as written is, given its state. */
+/* What a page's state asks of the scan. */
+enum need {
+	NEED_LOOK = 1,    /* to be looked at though it was not written: its window has passed */
+	NEED_SURVEY = 2,  /* to be looked at in a survey */
+	NEED_COVER = 4,   /* lies under a mapping of the pool */
+	NEED_MERGE = 8,   /* waits for its merge */
+	NEED_BUDGET = 16, /* was refused for the mapping budget */
+};
+
+static const uint8_t needs_of_state[GMM__STATE_MASK + 1] = {
+	[GMM_PAGE_ABSENT] = NEED_SURVEY, [GMM_PAGE_SWAPPED] = NEED_SURVEY, [GMM_PAGE_ZERO] = NEED_SURVEY,
+	[GMM_PAGE_FILL] = NEED_COVER, [GMM_PAGE_SHARED] = NEED_COVER, [GMM_PAGE_BROKEN] = NEED_COVER,
+	[GMM_PAGE_UNIQUE] = NEED_SURVEY, [GMM_PAGE_VOLATILE] = NEED_LOOK | NEED_SURVEY,
+	[GMM_PAGE_NOMINATED] = NEED_MERGE | NEED_SURVEY, [GMM_PAGE_PINNED] = NEED_SURVEY,
+	[GMM_PAGE_HUGE] = NEED_SURVEY, [GMM_PAGE_BUDGET] = NEED_BUDGET | NEED_SURVEY,
+	[GMM_PAGE_RACED] = NEED_LOOK | NEED_SURVEY, [GMM_PAGE_FOREIGN] = NEED_SURVEY,
+};
+
+static uint8_t needs_of(uint8_t state_byte)
+{
+	return needs_of_state[state_byte & GMM__STATE_MASK] & (state_byte & GMM__FLAGS_REFUSED ? NEED_COVER : 0xff);
+}
+
+static uint8_t needs_of_region(const struct gmm__region *region)
+{
+	const uint8_t *state = region->slot->state + region->first;
+	uint8_t needs = 0;
+
+	for (uint32_t i = 0; i < region->count; i++)
+		needs |= needs_of(state[i]);
+	return needs;
+}
+
+/* The judges say what a page is by the pagemap's answer (0: it did not pass the filter) and its state.
+ *
+ * Written since it was armed: */
 static enum gmm__found judge_written(uint8_t is, uint8_t state_byte)
 {
 	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
 
-	if (state_byte & GMM__FLAGS_REFUSED)
+	if (!is || state_byte & GMM__FLAGS_REFUSED || gmm__state_is_covered(state))
 		return GMM__FOUND_NOTHING;
-	if (gmm__state_is_shared(state))
-		return GMM__FOUND_BROKEN;
-	if (state == GMM_PAGE_BROKEN)
-		return GMM__FOUND_NOTHING;
-	if (!(is & GMM__IS_WPALLOWED))
-		return state == GMM_PAGE_FOREIGN ? GMM__FOUND_NOTHING : GMM__FOUND_FOREIGN;
 	if (is & GMM__IS_HUGE)
 		return state == GMM_PAGE_HUGE ? GMM__FOUND_NOTHING : GMM__FOUND_HUGE;
 	if (is & GMM__IS_PFNZERO) /* a hole that was read */
@@ -30,39 +59,35 @@ static enum gmm__found judge_written(uint8_t is, uint8_t state_byte)
 	return GMM__FOUND_WRITTEN;
 }
 
-/* Not written, but still to be looked at: its window has passed, or it is time to look at all that is not shared. */
-static bool needs_look(uint8_t state_byte, bool retry)
+/* Not written, but its state asks for a look. It is read only if present: reading an absent page would populate it. */
+static enum gmm__found judge_clean(uint8_t is, uint8_t state_byte)
 {
 	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
 
-	if (state_byte & GMM__FLAGS_REFUSED)
-		return false;
-	if (retry)
-		return state != GMM_PAGE_BROKEN && !gmm__state_is_shared(state);
-	return state == GMM_PAGE_VOLATILE || state == GMM_PAGE_RACED;
-}
-
-/* What a page that was not written is. It is read only if present: reading an absent one would populate it. */
-static enum gmm__found judge_clean(uint8_t is, enum gmm_page_state state)
-{
 	if (is & GMM__IS_HUGE)
 		return state == GMM_PAGE_HUGE ? GMM__FOUND_NOTHING : GMM__FOUND_HUGE;
 	if (is & GMM__IS_SWAPPED)
 		return state == GMM_PAGE_SWAPPED ? GMM__FOUND_NOTHING : GMM__FOUND_SWAPPED;
 	if (!(is & GMM__IS_PRESENT) || is & GMM__IS_PFNZERO)
-		return state == GMM_PAGE_ABSENT || state == GMM_PAGE_ZERO ? GMM__FOUND_NOTHING : GMM__FOUND_ABSENT;
-	switch (state) {
-	case GMM_PAGE_ABSENT: /* seen for the first time, or back from swap */
-	case GMM_PAGE_ZERO:
-	case GMM_PAGE_SWAPPED:
-	case GMM_PAGE_VOLATILE:
-	case GMM_PAGE_RACED:
-	case GMM_PAGE_PINNED:
-	case GMM_PAGE_HUGE:
-		return GMM__FOUND_DUE;
-	default:
+		return state == GMM_PAGE_ABSENT || state == GMM_PAGE_ZERO || state == GMM_PAGE_FOREIGN ?
+		       GMM__FOUND_NOTHING : GMM__FOUND_ABSENT;
+	if (state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED || state == GMM_PAGE_BUDGET)
+		return GMM__FOUND_NOTHING; /* known already */
+	return GMM__FOUND_DUE; /* quiet, back from swap, or refused once: try again */
+}
+
+/* In a mapping that we do not track: the pool's, or a foreign one. Present and no file page: a guest wrote to it, and the
+ * kernel gave it a copy. */
+static enum gmm__found judge_untracked(uint8_t is, uint8_t state_byte)
+{
+	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
+
+	if (!is)
 		return GMM__FOUND_NOTHING;
-	}
+	if (gmm__state_is_shared(state))
+		return GMM__FOUND_BROKEN;
+	return state == GMM_PAGE_BROKEN || state == GMM_PAGE_FOREIGN || state_byte & GMM__FLAGS_REFUSED ?
+	       GMM__FOUND_NOTHING : GMM__FOUND_FOREIGN;
 }
 
 static void arm_written(const struct gmm__backend *backend, const struct gmm__region *region,
@@ -78,73 +103,61 @@ static void arm_written(const struct gmm__backend *backend, const struct gmm__re
 	}
 }
 
-static int find_clean(const struct gmm__backend *backend, const struct gmm__region *region, bool retry,
-		      struct gmm__finding *finding)
-{
-	struct gmm__scan_filter here = { .forbid = GMM__IS_FILE, .any = GMM__IS_PRESENT | GMM__IS_SWAPPED };
-	uint8_t is[GMM__REGION_PAGES] = { 0 };
-	int rc = backend->scan(region->slot, region->first, region->count, &here, is), found = 0;
+/* A question to the pagemap, and who judges the answers. */
+struct question {
+	struct gmm__scan_filter filter;
+	uint8_t needs; /* judge pages whose state needs one of these, whatever the answer; 0: those that pass the filter */
+	enum gmm__found (*judge)(uint8_t is, uint8_t state_byte);
+};
 
-	if (rc < 0)
-		return rc;
+enum { THERE = GMM__IS_PRESENT | GMM__IS_SWAPPED };
+
+static const struct question written = { { GMM__IS_WRITTEN | GMM__IS_WPALLOWED, 0, THERE }, 0, judge_written };
+static const struct question clean = { { GMM__IS_WPALLOWED, 0, THERE }, NEED_LOOK, judge_clean };
+static const struct question survey = { { GMM__IS_WPALLOWED, 0, THERE }, NEED_SURVEY, judge_clean };
+static const struct question untracked = { { 0, GMM__IS_WPALLOWED | GMM__IS_FILE, THERE }, 0, judge_untracked };
+
+/* Adds to the findings, which are cleared when the first is found. Returns how many there are now, or a negative errno. */
+static int put(const struct question *question, const struct gmm__backend *backend, const struct gmm__region *region,
+	       int found, struct gmm__finding *finding)
+{
+	const uint8_t *state = region->slot->state + region->first;
+	uint8_t is[GMM__REGION_PAGES] = { 0 };
+	int rc = backend->scan(region->slot, region->first, region->count, &question->filter, is);
+
+	if (rc < 0 || (rc == 0 && !question->needs))
+		return rc < 0 ? rc : found;
+	if (found == 0)
+		memset(finding, 0, region->count * sizeof *finding);
 	for (uint32_t i = 0; i < region->count; i++) {
-		uint8_t byte = region->slot->state[region->first + i];
-		if (finding[i].found != GMM__FOUND_NOTHING || !needs_look(byte, retry))
+		if (finding[i].found != GMM__FOUND_NOTHING || !(question->needs ? needs_of(state[i]) & question->needs : is[i]))
 			continue;
-		finding[i].found = judge_clean(is[i], byte & GMM__STATE_MASK);
+		finding[i].found = question->judge(is[i], state[i]);
 		found += finding[i].found != GMM__FOUND_NOTHING;
 	}
 	return found;
 }
 
-static bool has_covered(const struct gmm__region *region)
-{
-	for (uint32_t i = 0; i < region->count; i++)
-		if (gmm__state_is_covered(gmm__slot_state(region->slot, region->first + i)))
-			return true;
-	return false;
-}
-
 int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
 		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding)
 {
-	/* Pages of the pool are file pages, and those that are not are broken. */
-	struct gmm__scan_filter written = { .need = GMM__IS_WRITTEN, .any = GMM__IS_PRESENT | GMM__IS_SWAPPED,
-					    .forbid = has_covered(region) ? GMM__IS_FILE : 0 };
-	uint8_t is[GMM__REGION_PAGES] = { 0 };
-	const uint8_t *state = region->slot->state + region->first;
-	int rc = backend->scan(region->slot, region->first, region->count, &written, is), found = 0, looks = 0;
+	uint8_t needs = needs_of_region(region);
+	int found = put(&written, backend, region, 0, ret_finding);
 
-	if (rc < 0)
-		return rc;
-	memset(ret_finding, 0, region->count * sizeof *ret_finding);
-	for (uint32_t i = 0; i < region->count; i++) {
-		if (is[i])
-			ret_finding[i].found = judge_written(is[i], state[i]);
-		else
-			looks += needs_look(state[i], options->retry);
-		found += ret_finding[i].found != GMM__FOUND_NOTHING;
-	}
-	if (found)
+	if (found > 0)
 		arm_written(backend, region, ret_finding);
-	if (looks) {
-		rc = find_clean(backend, region, options->retry, ret_finding);
-		if (rc < 0)
-			return rc;
-		found += rc;
-	}
-	for (uint32_t i = 0; options->no_window && i < region->count; i++)
+	if (found >= 0 && options->survey)
+		found = put(&survey, backend, region, found, ret_finding);
+	else if (found >= 0 && needs & NEED_LOOK)
+		found = put(&clean, backend, region, found, ret_finding);
+	if (found >= 0 && (options->survey || (options->covers && needs & NEED_COVER)))
+		found = put(&untracked, backend, region, found, ret_finding);
+	for (uint32_t i = 0; found > 0 && options->no_window && i < region->count; i++)
 		if (ret_finding[i].found == GMM__FOUND_WRITTEN)
 			ret_finding[i].found = GMM__FOUND_DUE;
-	return found;
-}
-
-bool gmm__scan_has_waiting(const struct gmm__region *region, bool with_budget)
-{
-	for (uint32_t i = 0; i < region->count; i++) {
-		enum gmm_page_state state = gmm__slot_state(region->slot, region->first + i);
-		if (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET))
-			return true;
+	if (found == 0 && needs & (NEED_MERGE | (options->with_budget ? NEED_BUDGET : 0))) {
+		memset(ret_finding, 0, region->count * sizeof *ret_finding);
+		return 1;
 	}
-	return false;
+	return found;
 }

@@ -7,15 +7,15 @@
 
 struct gmm__scan_options {
 	bool no_window;   /* a written page is due at once */
-	bool retry;       /* look at all that is not shared: what was refused, discarded, swapped out or is back from swap */
+	bool covers;      /* look for shared pages that were written */
+	bool survey;      /* look at all: what was refused, discarded, swapped out or back from swap, mapped by others */
+	bool with_budget; /* pages once refused for the mapping budget wait for a merge again */
 };
 
-/* Fills ret_finding for the region's pages and arms those that were written. Reads no guest memory. Returns the
- * number of findings that are not NOTHING, or a negative errno. Any thread, without the claim. */
+/* Arms the pages of the region that were written and says what is to be done with each. Reads no guest memory. Returns 0
+ * when there is nothing to do, and ret_finding is not set; else a positive number; or a negative errno. Any thread,
+ * without the claim. */
 int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
 		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding);
-
-/* True if pages of the region wait for a merge. */
-bool gmm__scan_has_waiting(const struct gmm__region *region, bool with_budget);
 
 #endif

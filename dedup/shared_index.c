@@ -79,11 +79,11 @@ static void insert(struct gmm__shared_table *table, uint64_t slot)
 	atomic_store_explicit(&table->slot[i], slot, memory_order_release);
 }
 
-/* A table with room for another third of the entries; deleted slots are left behind. */
+/* A table that is two thirds full; deleted slots are left behind. */
 static int grow(struct gmm__shared_index *index)
 {
 	struct gmm__shared_table *old = atomic_load(&index->table);
-	uint32_t size = index->live + index->live / 3 * 2 + SIZE_MIN;
+	uint32_t size = index->live + index->live / 2 + SIZE_MIN;
 	struct gmm__shared_table *table = gmm__mem_alloc(index->mem, table_bytes(size));
 
 	if (!table)
@@ -107,7 +107,7 @@ int gmm__shared_put(struct gmm__shared_index *index, uint32_t fingerprint, gmm__
 {
 	struct gmm__shared_table *table = atomic_load(&index->table);
 
-	if (!table || index->used >= table->size - table->size / 5) {
+	if (!table || index->used >= table->size - table->size / 8) {
 		int rc = grow(index);
 		if (rc != 0)
 			return rc;

@@ -21,4 +21,10 @@ void *gmm__mem_alloc(struct gmm__mem *mem, size_t size);
 /* size is what was asked for. p may be NULL. */
 void gmm__mem_free(struct gmm__mem *mem, void *p, size_t size);
 
+/* Address space for a table that grows in place: zeroed memory of which only what is touched costs. The caller counts
+ * what it uses with gmm__mem_count (negative: it uses less). NULL when the host refuses. */
+void *gmm__mem_reserve(struct gmm__mem *mem, size_t size);
+void gmm__mem_unreserve(struct gmm__mem *mem, void *p, size_t size);
+void gmm__mem_count(struct gmm__mem *mem, ptrdiff_t size);
+
 #endif
