@@ -93,6 +93,7 @@ static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t finger
 	if (state != GMM_PAGE_STATES) {
 		verdict.kind = GMM__VERDICT_TWIN;
 		verdict.page = hint->page;
+		catalog->twins += !settle;
 	}
 	if (state != GMM_PAGE_NOMINATED || settle)
 		hint->page = self;
@@ -113,6 +114,20 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 	else if (verdict.kind == GMM__VERDICT_UNIQUE)
 		verdict.kind = GMM__VERDICT_ALONE;
 	return verdict;
+}
+
+int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass)
+{
+	pthread_mutex_lock(&catalog->lock);
+	int rc = gmm__candidates_reserve(&catalog->candidates, domain_pages);
+	if (catalog->prepared != pass) {
+		if (rc == 0 && catalog->twins)
+			rc = gmm__shared_reserve(&catalog->shared, catalog->twins / 2);
+		catalog->twins = 0;
+		catalog->prepared = pass;
+	}
+	pthread_mutex_unlock(&catalog->lock);
+	return rc;
 }
 
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)

@@ -18,7 +18,9 @@ struct gmm__catalog {
 	struct gmm *gmm;
 	struct gmm__pool *pool;
 	struct gmm__secret secret;
-	pthread_mutex_t lock;              /* rank 20; guards the three below, for writers */
+	pthread_mutex_t lock;              /* rank 20; guards what follows, for writers */
+	uint32_t twins;                    /* found in this pass: about two for each page to be promoted in the next */
+	uint64_t prepared;                 /* number of the pass it was last prepared for */
 	struct gmm__candidates candidates;
 	struct gmm__shared_index shared;
 	struct gmm__fill_extents fills;
@@ -44,6 +46,10 @@ struct gmm__verdict {
 	gmm__page_id page;
 	uint64_t word;
 };
+
+/* Makes the indexes fit for the domain as it is and, once a pass, for the merges to come. Passes count from 1. 0, or
+ * -ENOMEM: hints will be lost. */
+int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass);
 
 /* A page just digested: `self` is its page id in its seeded chunk. Call with the lock and inside an RCU section. */
 struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);

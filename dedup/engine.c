@@ -249,15 +249,6 @@ static struct gmm__slot *next_slot(struct gmm_vm *vm, uint64_t from)
 	return found;
 }
 
-static void reserve_index(struct gmm__engine *engine, struct gmm__domain *domain)
-{
-	pthread_mutex_lock(&domain->catalog->lock);
-	int rc = gmm__candidates_reserve(&domain->catalog->candidates, domain->pages);
-	pthread_mutex_unlock(&domain->catalog->lock);
-	if (rc != 0)
-		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the candidate index of domain %s", domain->name);
-}
-
 /* The VM after `last` in scan order, now visited; NULL at the end. Ends the visit of `last`. */
 static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 {
@@ -282,7 +273,8 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
-	reserve_index(engine, vm->domain);
+	if (gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
+		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
 	while (!vm->dead && !engine->stopping && (slot = next_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
 		if (!scan_slot(engine, slot))

@@ -80,10 +80,10 @@ static void insert(struct gmm__shared_table *table, uint64_t slot)
 }
 
 /* A table that is two thirds full; deleted slots are left behind. */
-static int grow(struct gmm__shared_index *index)
+static int grow(struct gmm__shared_index *index, uint32_t entries)
 {
 	struct gmm__shared_table *old = atomic_load(&index->table);
-	uint32_t size = index->live + index->live / 2 + SIZE_MIN;
+	uint32_t size = entries + entries / 2 + SIZE_MIN;
 	struct gmm__shared_table *table = gmm__mem_alloc(index->mem, table_bytes(size));
 
 	if (!table)
@@ -103,12 +103,23 @@ static int grow(struct gmm__shared_index *index)
 	return 0;
 }
 
+/* One slot in eight stays empty, so that searches end soon. */
+static bool is_full(const struct gmm__shared_table *table, uint32_t used)
+{
+	return !table || used >= table->size - table->size / 8;
+}
+
+int gmm__shared_reserve(struct gmm__shared_index *index, uint32_t more)
+{
+	return is_full(atomic_load(&index->table), index->used + more) ? grow(index, index->live + more) : 0;
+}
+
 int gmm__shared_put(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page)
 {
 	struct gmm__shared_table *table = atomic_load(&index->table);
 
-	if (!table || index->used >= table->size - table->size / 8) {
-		int rc = grow(index);
+	if (is_full(table, index->used)) {
+		int rc = grow(index, index->live);
 		if (rc != 0)
 			return rc;
 		table = atomic_load(&index->table);

@@ -32,6 +32,9 @@ void gmm__shared_destroy(struct gmm__shared_index *index);
 gmm__page_id gmm__shared_find(const struct gmm__shared_index *index, uint32_t fingerprint);
 void gmm__shared_prefetch(const struct gmm__shared_index *index, uint32_t fingerprint);
 
+/* Makes room for so many more entries at once, so that the table need not be outgrown on the way. 0 or -ENOMEM. */
+int gmm__shared_reserve(struct gmm__shared_index *index, uint32_t more);
+
 /* 0, or -ENOMEM: then the page is simply not found by others. */
 int gmm__shared_put(struct gmm__shared_index *index, uint32_t fingerprint, gmm__page_id page);
 /* False if it was not there. */
