@@ -52,6 +52,7 @@ static void start(const struct bench_options *options, const struct bench_guests
 	gmm_options.log = log_message;
 	gmm_options.max_mappings = options->max_mappings;
 	gmm_options.window_ms = options->window_ms;
+	gmm_options.cpu_percent = 0; /* full speed, as KSM runs */
 	gmm_options.pass_interval_ms = options->pass_interval_ms;
 	check(gmm_instance_open(&gmm_options, &instance), "opening an instance");
 	vm_count = guests->count;

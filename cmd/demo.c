@@ -229,6 +229,7 @@ static bool create_guests(struct demo *demo)
 	engine.log = log_problem;
 	engine.max_mappings = demo->max_mappings;
 	engine.window_ms = 0; /* nobody writes before we say so */
+	engine.cpu_percent = 0;
 	engine.pass_interval_ms = PASS_INTERVAL_MS;
 	if (!succeeded(gmm_instance_open(&engine, &demo->gmm), "cannot share memory on this host"))
 		return false;

@@ -87,7 +87,7 @@ static void merge_runs(struct gmm__engine *engine, const struct gmm__region *reg
 	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend,
 				    .catalog = region->slot->vm->domain->catalog, .region = region,
 				    .verdict = engine->verdict, .progress = &engine->progress,
-				    .nominations = &engine->nominations };
+				    .nominations = &engine->nominations, .waits = &engine->waits };
 	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run);
 
 	for (uint32_t i = 0; i < n; i++) {
@@ -200,6 +200,24 @@ static void *merge_main(void *arg)
 
 /* ---- passes ------------------------------------------------------------------------------------------------------ */
 
+/* Rests when the engine is ahead of its CPU budget. No claim and no lock is held, so that nobody waits meanwhile. */
+static void keep_budget(struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+
+	if (!engine->merge_thread)
+		return;
+	pthread_mutex_lock(&gmm->lock);
+	engine->cpu_ns[0] = sys->thread_cpu_ns();
+	uint64_t now = sys->clock_ns();
+	uint64_t rest = gmm__budget_rest(&engine->budget, engine->cpu_percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
+	uint32_t percent = engine->cpu_percent;
+	while (rest && !must_leave(engine) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
+		;
+	pthread_mutex_unlock(&gmm->lock);
+}
+
 /* Returns false when the VM, the slot or the engine has to be left. */
 static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
 {
@@ -218,6 +236,7 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 		engine->job.region = *region;
 		run_job(engine);
 	}
+	keep_budget(engine);
 	pthread_mutex_lock(&gmm->lock);
 	bool stay = !must_leave(engine) && !region->slot->vm->dead && !region->slot->dead;
 	pthread_mutex_unlock(&gmm->lock);
@@ -423,6 +442,8 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
 	engine->backend = backend;
 	engine->min_run = 1;
 	engine->cover_interval = 1;
+	engine->cpu_percent = gmm->options.cpu_percent;
+	engine->waits = (struct gmm__waits){ .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
 	engine->retry_budget = true;
 	pthread_cond_init(&engine->job_changed, NULL);
 	if (start_threads(engine) != 0) {
@@ -449,6 +470,10 @@ void gmm__engine_stop(struct gmm *gmm)
 	gmm->ended.passes += engine->passes;
 	gmm->ended.cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
 	gmm->ended.digested_pages += engine->digested_pages;
+	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
+		gmm->ended.freezes[i] += engine->waits.freezes[i];
+	if (engine->waits.longest_ns > gmm->ended.longest_freeze_ns)
+		gmm->ended.longest_freeze_ns = engine->waits.longest_ns;
 	pthread_cond_broadcast(&gmm->changed);
 	pthread_mutex_unlock(&gmm->lock);
 	free_engine(engine);

@@ -12,6 +12,7 @@
 #ifndef DEDUP_ENGINE_H
 #define DEDUP_ENGINE_H
 
+#include "dedup/budget.h"
 #include "dedup/merge.h"
 #include "dedup/scan.h"
 
@@ -39,6 +40,8 @@ struct gmm__engine {
 	uint64_t passes;
 	uint64_t cpu_ns[2];        /* of the scan and the merge thread */
 	uint64_t digested_pages;
+	uint32_t cpu_percent;      /* limit in force */
+	struct gmm__waits waits;
 
 	/* The scan thread's, and the merge thread's while a job is ready. */
 	struct gmm__job job;
@@ -47,6 +50,7 @@ struct gmm__engine {
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */
+	struct gmm__budget budget;
 	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
 	struct gmm__verdict verdict[GMM__REGION_PAGES];
 	struct gmm__run run[GMM__REGION_PAGES];

@@ -17,7 +17,8 @@ enum { VM_MAX = 65535 };
 
 void gmm_options_init(struct gmm_options *options)
 {
-	*options = (struct gmm_options){ .struct_size = sizeof *options, .window_ms = 2000, .pass_interval_ms = 2000 };
+	*options = (struct gmm_options){ .struct_size = sizeof *options, .window_ms = 2000, .pass_interval_ms = 2000,
+					 .cpu_percent = 20, .wait_bound_us = 200 };
 }
 
 static int check_host(struct gmm *gmm)
@@ -98,7 +99,8 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 	struct gmm_options defaults;
 
 	gmm_options_init(&defaults);
-	if (!ret_gmm || (options && options->struct_size != sizeof *options))
+	if (!ret_gmm || (options && (options->struct_size != sizeof *options || options->wait_bound_us < 20 ||
+				     options->wait_bound_us > 100000)))
 		return GMM_ERR_INVALID_PARAMETER;
 	return gmm__instance_open(options ? options : &defaults, gmm__sys_linux(), ret_gmm);
 }
@@ -362,6 +364,27 @@ int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
 	return status;
 }
 
+static void set_cpu_percent(struct gmm *gmm, uint32_t percent)
+{
+	pthread_mutex_lock(&gmm->lock);
+	if (gmm->engine)
+		gmm->engine->cpu_percent = percent;
+	pthread_cond_broadcast(&gmm->changed);
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+int gmm_engine_settle(struct gmm *gmm, int64_t timeout_ms, uint32_t cpu_percent)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	set_cpu_percent(gmm, cpu_percent);
+	int status = gmm_engine_wait_settled(gmm, timeout_ms);
+	set_cpu_percent(gmm, gmm->options.cpu_percent);
+	return status;
+}
+
 /* ---- statistics -------------------------------------------------------------------------------------------------------------- */
 
 static void add_vm(struct gmm_vm_stats *total, const struct gmm_vm_stats *vm)
@@ -395,9 +418,15 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	stats->passes = gmm->ended.passes;
 	stats->cpu_ns = gmm->ended.cpu_ns;
 	stats->digested_pages = gmm->ended.digested_pages;
+	memcpy(stats->freezes, gmm->ended.freezes, sizeof stats->freezes);
+	stats->longest_freeze_ns = gmm->ended.longest_freeze_ns;
 	const struct gmm__engine *engine = gmm->engine;
 	if (!engine)
 		return;
+	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
+		stats->freezes[i] += engine->waits.freezes[i];
+	if (engine->waits.longest_ns > stats->longest_freeze_ns)
+		stats->longest_freeze_ns = engine->waits.longest_ns;
 	stats->passes += engine->passes;
 	stats->cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
 	stats->digested_pages += engine->digested_pages;

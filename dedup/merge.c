@@ -89,7 +89,7 @@ static bool cut_waiting(struct piece *p, uint32_t end)
 	while (p->first < end && !(is_waiting(p, p->first) && (!promote || has_twin(p, p->first))))
 		p->first++;
 	p->count = p->first < end;
-	while (p->count && p->first + p->count < end && p->count < GMM__FREEZE_PAGES &&
+	while (p->count && p->first + p->count < end && p->count < p->merge->waits->pages &&
 	       is_waiting(p, p->first + p->count) && (!promote || has_twin(p, p->first + p->count)))
 		p->count++;
 	return p->count > 0;
@@ -156,6 +156,23 @@ static bool within_budget(const struct piece *p)
 	       gmm->mappings + gmm__slot_seams_added(p->slot, p->first, p->count, p->page) <= gmm->max_mappings;
 }
 
+void gmm__waits_add(struct gmm__waits *waits, uint32_t pages, uint64_t ns)
+{
+	uint64_t us = ns / 1000;
+	int bucket = us ? 63 - __builtin_clzll(us) : 0;
+
+	waits->freezes[bucket < GMM_WAIT_BUCKETS ? bucket : GMM_WAIT_BUCKETS - 1]++;
+	if (ns > waits->longest_ns)
+		waits->longest_ns = ns;
+	/* Half of the bound is aimed at: halve at once when above it, grow slowly while far below. */
+	if (ns > waits->bound_ns / 2 && pages * 2 > waits->pages)
+		waits->pages = waits->pages > 8 ? waits->pages / 2 : 4;
+	else if (ns < waits->bound_ns / 4 && pages == waits->pages && waits->pages < GMM__FREEZE_PAGES)
+		waits->pages += waits->pages / 4 + 1;
+	if (waits->pages > GMM__FREEZE_PAGES)
+		waits->pages = GMM__FREEZE_PAGES;
+}
+
 /* ---- from freeze to thaw --------------------------------------------------------------------------------------- */
 
 /* Equal pages in a row from i on. */
@@ -207,11 +224,13 @@ static int replace(struct piece *p)
 	p->freeze.slot = p->slot;
 	p->freeze.first = p->first;
 	p->freeze.count = p->count;
+	uint64_t start_ns = gmm__sys_of(m->gmm)->clock_ns();
 	int rc = m->backend->freeze(&p->freeze);
 	if (rc == 0) {
 		gmm__verify_frozen(&p->freeze, m->catalog->pool, p->run, p->fresh ? GMM__NIL : p->page, p->equal);
 		share_or_restore(p);
 		m->backend->thaw(&p->freeze);
+		gmm__waits_add(m->waits, p->count, gmm__sys_of(m->gmm)->clock_ns() - start_ns);
 	}
 	pthread_mutex_unlock(&m->gmm->freeze_lock);
 	return rc;

@@ -12,6 +12,18 @@ struct gmm__nominations {
 	gmm__page_id page[3 * GMM__REGION_PAGES];
 };
 
+/* How long freezes took, and how many pages one may hold to keep to the bound. Changed by the merge thread only; others
+ * may read a figure that is a moment old. */
+struct gmm__waits {
+	uint64_t bound_ns;
+	uint64_t longest_ns;
+	uint64_t freezes[GMM_WAIT_BUCKETS];
+	uint32_t pages;               /* to freeze at once: 1 to GMM__FREEZE_PAGES */
+};
+
+/* Counts a freeze and learns from it. */
+void gmm__waits_add(struct gmm__waits *waits, uint32_t pages, uint64_t ns);
+
 struct gmm__merge {
 	struct gmm *gmm;
 	const struct gmm__backend *backend;
@@ -20,6 +32,7 @@ struct gmm__merge {
 	const struct gmm__verdict *verdict; /* of the region's pages */
 	struct gmm__progress *progress;
 	struct gmm__nominations *nominations;
+	struct gmm__waits *waits;
 };
 
 /* Merges a run of the region piece by piece, claiming the VM for each piece. Pages that are not waiting any more are

@@ -4,6 +4,7 @@
  * when the mapping is gone (INV-2).
  */
 #include <errno.h>
+#include <string.h>
 #include <urcu/urcu-bp.h>
 
 #include "dedup/account.h"
@@ -564,4 +565,23 @@ int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 	status = privatise_range(&range, false);
 	gmm__vm_release(vm);
 	return status;
+}
+
+int gmm_vm_why(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, uint64_t ret_state_pages[GMM_PAGE_STATES])
+{
+	uint64_t pages[GMM_PAGE_STATES] = { 0 };
+	struct range range;
+	struct gmm__part part;
+
+	if (!ret_state_pages)
+		return GMM_ERR_INVALID_PARAMETER;
+	int status = begin_range(vm, guest_addr, size, &range);
+	if (status != GMM_OK)
+		return status;
+	for (uint64_t at = 0; gmm__vm_part(vm, range.gfn + at, range.pages - at, &part); at += part.pages)
+		for (uint32_t i = part.first; i < part.first + part.pages; i++)
+			pages[gmm__slot_state(part.slot, i)]++;
+	gmm__vm_release(vm);
+	memcpy(ret_state_pages, pages, sizeof pages);
+	return GMM_OK;
 }

@@ -55,7 +55,7 @@ struct gmm {
 	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
 
 	struct {
-		uint64_t passes, cpu_ns, digested_pages;
+		uint64_t passes, cpu_ns, digested_pages, longest_freeze_ns, freezes[GMM_WAIT_BUCKETS];
 	} ended;                      /* of engines that were stopped */
 
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */

@@ -43,6 +43,7 @@ int main(void)
 	 * two seconds to be sure that a page is not written all the time. */
 	gmm_options_init(&options);
 	options.window_ms = 0;
+	options.cpu_percent = 0;
 	options.pass_interval_ms = 10;
 	check(gmm_instance_open(&options, &gmm), "open");
 

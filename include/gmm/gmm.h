@@ -84,7 +84,10 @@ struct gmm_options {
 	void *log_arg;
 	uint64_t max_mappings;        /* VMAs that sharing may add to the process; 0: half of vm.max_map_count */
 	uint32_t window_ms;           /* a page must be unwritten this long to be a candidate; 0: none. Default 2000 */
-	uint32_t pass_interval_ms;    /* time between the starts of two passes once settled. Default 2000 */
+	uint32_t pass_interval_ms;    /* time between two passes once settled. Default 2000 */
+	uint32_t cpu_percent;         /* of one core, for both threads of the engine; 0: no limit. Default 20 */
+	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
+	                               * at once (INV-7). 20 to 100000. Default 200 */
 };
 
 /* Fills in the defaults. */
@@ -177,6 +180,10 @@ int gmm_engine_stop(struct gmm *gmm);
  * timeout_ms < 0: no deadline. _TIMEOUT; _WRONG_ORDER if the engine does not run (or stops meanwhile). */
 int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms);
 
+/* As gmm_engine_wait_settled, but until then the engine may use cpu_percent of one core (0: no limit) whatever the
+ * options say: "settle within 60 s using at most half a core" is gmm_engine_settle(gmm, 60000, 50). */
+int gmm_engine_settle(struct gmm *gmm, int64_t timeout_ms, uint32_t cpu_percent);
+
 /* ---- statistics ----------------------------------------------------------------------------------------- */
 
 /* Every page of a VM's RAM is in exactly one state; the text says why it is not shared. */
@@ -218,6 +225,10 @@ struct gmm_vm_stats {
 	uint64_t refused_pinned;                /* merges refused by the kernel: pinned or not exclusive */
 };
 
+/* Freezes by their length: bucket k counts those of 2^k to 2^(k+1) - 1 microseconds, bucket 0 shorter ones too, the last
+ * one all longer ones. No guest access waited longer for us than the freeze it met. */
+#define GMM_WAIT_BUCKETS 20
+
 struct gmm_stats {
 	uint64_t vms;
 	struct gmm_vm_stats total;              /* the sum over VMs */
@@ -230,9 +241,14 @@ struct gmm_stats {
 	uint64_t passes;                        /* full passes since the instance was opened */
 	uint64_t cpu_ns;                        /* CPU time of the engine's threads, user and system */
 	uint64_t digested_pages;                /* pages read by the digest stage */
+	uint64_t freezes[GMM_WAIT_BUCKETS];
+	uint64_t longest_freeze_ns;
 	bool running;
 	bool settled;
 };
+
+/* Why are pages not shared? The states of the pages of a range, which must lie in RAM slots (_NOT_FOUND). */
+int gmm_vm_why(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, uint64_t ret_state_pages[GMM_PAGE_STATES]);
 
 /* One consistent snapshot. */
 int gmm_instance_stats(struct gmm *gmm, struct gmm_stats *ret_stats);

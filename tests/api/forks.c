@@ -295,6 +295,7 @@ static _Noreturn void child_own_instance(void)
 
 	gmm_options_init(&options);
 	options.window_ms = 0;
+	options.cpu_percent = 0;
 	options.pass_interval_ms = 1;
 	rc = gmm_instance_open(&options, &gmm);
 	if (rc == GMM_ERR_WRONG_PROCESS)

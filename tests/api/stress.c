@@ -369,6 +369,7 @@ static int open_all(void)
 	gmm_options_init(&options);
 	options.log = suite_log;
 	options.window_ms = 0;
+	options.cpu_percent = 0;
 	options.pass_interval_ms = 1;
 	rc = gmm_instance_open(&options, &gmm);
 	for (size_t i = 0; rc == GMM_OK && i < VMS; i++)

@@ -111,6 +111,7 @@ struct gmm *instance_open(void)
 	gmm_options_init(&options);
 	options.log = suite_log;
 	options.window_ms = 0;
+	options.cpu_percent = 0;
 	options.pass_interval_ms = 1;
 	assert_ok(gmm_instance_open(&options, &gmm));
 	ck_assert_ptr_nonnull(gmm);
