@@ -1,0 +1,557 @@
+/* Fake guests; see fake_backend.h. */
+#include "tests/unit/support/fake_backend.h"
+
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dedup/instance.h"
+
+/* A guest's access that waits for the thaw. */
+struct pending {
+	struct pending *next;
+	struct fake_guest *guest;
+	uint32_t page;
+	uint32_t offset;
+	uint32_t size;
+	uint8_t bytes[GMM__PAGE_BYTES];
+};
+
+static struct fake_world world;
+static struct pending *pending, **pending_end = &pending;
+static uint8_t staging[GMM__FREEZE_PAGES * GMM__PAGE_BYTES];
+static const uint8_t zeros[GMM__PAGE_BYTES];
+
+static struct fake_guest *guest_of(const struct gmm__slot *slot)
+{
+	for (uint32_t i = 0; i < world.guests; i++)
+		if (world.guest[i] && world.guest[i]->slot == slot)
+			return world.guest[i];
+	ck_abort_msg("the engine asks for a slot that is gone");
+	return NULL;
+}
+
+static int tell(enum fake_step step, struct fake_guest *guest, uint32_t first, uint32_t count)
+{
+	struct fake_event event = { step, guest, first, count };
+
+	world.steps[step]++;
+	return world.hook ? world.hook(&event) : 0;
+}
+
+/* ---- pages --------------------------------------------------------------------------------------------------- */
+
+static uint8_t *own_bytes(const struct fake_guest *guest, uint32_t page)
+{
+	return guest->own + (size_t)page * GMM__PAGE_BYTES;
+}
+
+/* What a load by the guest sees. */
+static const uint8_t *visible(const struct fake_guest *guest, uint32_t page)
+{
+	switch (guest->page[page].kind) {
+	case FAKE_HOLE:
+		return zeros;
+	case FAKE_COVERED:
+		return gmm__pool_bytes(&guest->vm->domain->pool, guest->page[page].cover);
+	case FAKE_FROZEN:
+		ck_abort_msg("page %u is still frozen", page);
+	default:
+		return own_bytes(guest, page);
+	}
+}
+
+static void store(struct fake_guest *guest, uint32_t page, uint32_t offset, uint32_t size, const uint8_t *bytes)
+{
+	struct fake_page *p = &guest->page[page];
+
+	if (p->kind == FAKE_HOLE || p->kind == FAKE_COVERED) {
+		memcpy(own_bytes(guest, page), visible(guest, page), GMM__PAGE_BYTES);
+		p->kind = p->kind == FAKE_HOLE ? FAKE_PRIVATE : FAKE_BROKEN;
+	}
+	memcpy(own_bytes(guest, page) + offset, bytes, size);
+	p->armed = p->swapped = false;
+}
+
+/* The page is frozen, or writes to it wait still: those come first. */
+static bool must_wait(const struct fake_guest *guest, uint32_t page)
+{
+	bool waits = guest->page[page].kind == FAKE_FROZEN;
+
+	for (const struct pending *p = pending; p; p = p->next)
+		waits |= p->guest == guest && p->page == page;
+	return waits;
+}
+
+static void guest_stores(struct fake_guest *guest, uint32_t page, uint32_t offset, uint32_t size, const void *bytes)
+{
+	memcpy(guest->expected + (size_t)page * GMM__PAGE_BYTES + offset, bytes, size);
+	if (!must_wait(guest, page)) {
+		store(guest, page, offset, size, bytes);
+		return;
+	}
+	struct pending *p = calloc(1, sizeof *p);
+	*p = (struct pending){ .guest = guest, .page = page, .offset = offset, .size = size };
+	memcpy(p->bytes, bytes, size);
+	*pending_end = p;
+	pending_end = &p->next;
+}
+
+void fake_write(struct fake_guest *guest, uint32_t page, uint32_t word, uint64_t value)
+{
+	guest_stores(guest, page, word * 8, 8, &value);
+}
+
+void fake_fill(struct fake_guest *guest, uint32_t page, uint64_t seed)
+{
+	uint64_t words[GMM__PAGE_BYTES / 8];
+
+	for (uint32_t i = 0; i < GMM__PAGE_BYTES / 8; i++)
+		words[i] = (seed << 16 | i) * 0x9e3779b97f4a7c15u;
+	guest_stores(guest, page, 0, GMM__PAGE_BYTES, words);
+}
+
+void fake_repeat(struct fake_guest *guest, uint32_t page, uint64_t word)
+{
+	uint64_t words[GMM__PAGE_BYTES / 8];
+
+	for (uint32_t i = 0; i < GMM__PAGE_BYTES / 8; i++)
+		words[i] = word;
+	guest_stores(guest, page, 0, GMM__PAGE_BYTES, words);
+}
+
+void fake_fill_range(struct fake_guest *guest, uint32_t first, uint32_t count, uint64_t seed)
+{
+	for (uint32_t i = 0; i < count; i++)
+		fake_fill(guest, first + i, seed + i);
+}
+
+void fake_drop(struct fake_guest *guest, uint32_t page)
+{
+	ck_assert(guest->page[page].kind == FAKE_PRIVATE || guest->page[page].kind == FAKE_HOLE);
+	guest->page[page] = (struct fake_page){ .kind = FAKE_HOLE };
+	memset(guest->expected + (size_t)page * GMM__PAGE_BYTES, 0, GMM__PAGE_BYTES);
+}
+
+/* ---- the backend ------------------------------------------------------------------------------------------------ */
+
+static uint8_t categories(const struct fake_page *p)
+{
+	uint8_t is = 0;
+
+	switch (p->kind) {
+	case FAKE_HOLE:
+		return p->foreign ? 0 : GMM__IS_WPALLOWED;
+	case FAKE_COVERED:
+		return GMM__IS_FILE | GMM__IS_PRESENT | GMM__IS_WRITTEN;
+	case FAKE_BROKEN:
+		return GMM__IS_WRITTEN | (p->swapped ? GMM__IS_SWAPPED : GMM__IS_PRESENT);
+	default:
+		is |= p->swapped ? GMM__IS_SWAPPED : GMM__IS_PRESENT;
+		is |= p->armed ? 0 : GMM__IS_WRITTEN;
+		is |= p->foreign ? 0 : GMM__IS_WPALLOWED;
+		is |= p->huge ? GMM__IS_HUGE : 0;
+		return is;
+	}
+}
+
+static int scan(struct gmm__slot *slot, uint32_t first, uint32_t count, const struct gmm__scan_filter *filter,
+		uint8_t *ret_is)
+{
+	struct fake_guest *guest = guest_of(slot);
+	int rc = tell(FAKE_SCAN, guest, first, count), passed = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < count; i++) {
+		uint8_t is = categories(&guest->page[first + i]);
+		if ((is & filter->need) != filter->need || is & filter->forbid || (filter->any && !(is & filter->any)))
+			continue;
+		ret_is[i] = is & ~GMM__IS_FILE;
+		passed++;
+	}
+	return rc ? rc : passed;
+}
+
+static int arm(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct fake_guest *guest = guest_of(slot);
+
+	tell(FAKE_ARM, guest, first, count);
+	for (uint32_t i = first; i < first + count; i++)
+		if (guest->page[i].kind == FAKE_PRIVATE && !guest->page[i].foreign)
+			guest->page[i].armed = true;
+	return 0;
+}
+
+static int find_foreign(struct gmm__slot *slot, uint32_t first, uint32_t count, bool *ret_foreign)
+{
+	struct fake_guest *guest = guest_of(slot);
+	int rc = tell(FAKE_FIND_FOREIGN, guest, first, count), found = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < count; i++) {
+		const struct fake_page *p = &guest->page[first + i];
+		if (p->foreign || p->kind == FAKE_COVERED || p->kind == FAKE_BROKEN) {
+			ret_foreign[i] = true;
+			found++;
+		}
+	}
+	return rc ? rc : found;
+}
+
+static const uint8_t *bytes(const struct gmm__slot *slot, uint32_t page)
+{
+	struct fake_guest *guest = guest_of(slot);
+
+	tell(FAKE_BYTES, guest, page, 1);
+	return visible(guest, page);
+}
+
+static int freeze_range(struct gmm__freeze *freeze)
+{
+	struct fake_guest *guest = guest_of(freeze->slot);
+	int rc = tell(FAKE_BEFORE_FREEZE, guest, freeze->first, freeze->count);
+
+	if (rc != 0)
+		return rc;
+	ck_assert_uint_le(freeze->count, GMM__FREEZE_PAGES);
+	for (uint32_t i = 0; i < freeze->count; i++) {
+		struct fake_page *p = &guest->page[freeze->first + i];
+		ck_assert_msg(p->kind == FAKE_HOLE || p->kind == FAKE_PRIVATE, "a page under a pool mapping is frozen");
+		if (p->pinned) {
+			freeze->page[i] = GMM__FROZEN_PINNED;
+			continue;
+		}
+		memcpy(staging + (size_t)i * GMM__PAGE_BYTES, visible(guest, freeze->first + i), GMM__PAGE_BYTES);
+		memset(own_bytes(guest, freeze->first + i), 0xdd, GMM__PAGE_BYTES);
+		p->kind = FAKE_FROZEN;
+		freeze->page[i] = GMM__FROZEN_YES;
+	}
+	freeze->staging = staging;
+	tell(FAKE_AFTER_FREEZE, guest, freeze->first, freeze->count);
+	return 0;
+}
+
+/* What the kernel would not check: equal bytes, a reference, one place in the file (INV-1, INV-2). */
+static int share(struct gmm__freeze *freeze, uint32_t at, uint32_t count, gmm__page_id page)
+{
+	struct fake_guest *guest = guest_of(freeze->slot);
+	struct gmm__pool *pool = &guest->vm->domain->pool;
+	int rc = tell(FAKE_BEFORE_SHARE, guest, freeze->first + at, count);
+
+	if (rc != 0)
+		return rc;
+	ck_assert_msg(gmm__page_index(page) + count <= GMM__CHUNK_PAGES, "a mapping crosses a chunk");
+	for (uint32_t i = 0; i < count; i++) {
+		struct fake_page *p = &guest->page[freeze->first + at + i];
+		ck_assert_int_eq(p->kind, FAKE_FROZEN);
+		ck_assert_uint_gt(gmm__pool_record(pool, page + i).references, 0);
+		ck_assert_msg(memcmp(staging + (size_t)(at + i) * GMM__PAGE_BYTES, gmm__pool_bytes(pool, page + i),
+				     GMM__PAGE_BYTES) == 0, "a page is replaced by one with other bytes");
+		*p = (struct fake_page){ .kind = FAKE_COVERED, .cover = page + i };
+		freeze->page[at + i] = GMM__FROZEN_SHARED;
+	}
+	return 0;
+}
+
+static void restore(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
+{
+	struct fake_guest *guest = guest_of(freeze->slot);
+
+	tell(FAKE_BEFORE_RESTORE, guest, freeze->first + at, count);
+	for (uint32_t i = at; i < at + count; i++) {
+		struct fake_page *p = &guest->page[freeze->first + i];
+		ck_assert_int_eq(p->kind, FAKE_FROZEN);
+		*p = (struct fake_page){ .kind = FAKE_PRIVATE };
+		memcpy(own_bytes(guest, freeze->first + i), staging + (size_t)i * GMM__PAGE_BYTES, GMM__PAGE_BYTES);
+		freeze->page[i] = GMM__FROZEN_RESTORED;
+	}
+}
+
+static void thaw(struct gmm__freeze *freeze)
+{
+	struct fake_guest *guest = guest_of(freeze->slot);
+
+	tell(FAKE_BEFORE_THAW, guest, freeze->first, freeze->count);
+	for (uint32_t i = 0; i < freeze->count; i++) {
+		struct fake_page *p = &guest->page[freeze->first + i];
+		if (p->kind == FAKE_FROZEN) {
+			*p = (struct fake_page){ .kind = FAKE_HOLE };
+			freeze->page[i] = GMM__FROZEN_HOLE;
+		} else {
+			p->armed = false; /* the freeze ended its tracking */
+		}
+	}
+	memset(staging, 0xee, sizeof staging);
+	while (pending) {
+		struct pending *p = pending;
+		pending = p->next;
+		store(p->guest, p->page, p->offset, p->size, p->bytes);
+		free(p);
+	}
+	pending_end = &pending;
+	tell(FAKE_AFTER_THAW, guest, freeze->first, freeze->count);
+}
+
+static void flush(struct gmm *gmm)
+{
+	ck_assert_ptr_eq(gmm, world.gmm);
+}
+
+static int privatise(struct gmm__slot *slot, uint32_t first, uint32_t count, uint32_t *ret_done)
+{
+	struct fake_guest *guest = guest_of(slot);
+
+	for (uint32_t i = first; i < first + count; i++) {
+		memmove(own_bytes(guest, i), visible(guest, i), GMM__PAGE_BYTES);
+		guest->page[i] = (struct fake_page){ .kind = FAKE_PRIVATE };
+	}
+	*ret_done = count;
+	return 0;
+}
+
+static int discard(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct fake_guest *guest = guest_of(slot);
+
+	for (uint32_t i = first; i < first + count; i++)
+		guest->page[i] = (struct fake_page){ .kind = FAKE_HOLE };
+	return 0;
+}
+
+const struct gmm__backend *fake_backend(void)
+{
+	static const struct gmm__backend backend = {
+		.scan = scan, .find_foreign = find_foreign, .arm = arm, .bytes = bytes, .freeze = freeze_range,
+		.share = share, .restore = restore, .thaw = thaw, .flush = flush, .privatise = privatise,
+		.discard = discard,
+	};
+
+	return &backend;
+}
+
+/* ---- the host ------------------------------------------------------------------------------------------------------ */
+
+static int no_uffd_open(enum gmm__uffd_kind kind)
+{
+	(void)kind;
+	return gmm__sys_linux()->file_create("fake-userfaultfd");
+}
+
+static int no_watch(int fd, void *addr, size_t size, enum gmm__watch mode)
+{
+	(void)fd, (void)addr, (void)size, (void)mode;
+	return 0;
+}
+
+static int no_range(int fd, void *addr, size_t size)
+{
+	(void)fd, (void)addr, (void)size;
+	return 0;
+}
+
+static int no_pagemap_scan(int fd, void *start, void *end, const struct gmm__scan_filter *filter,
+			   struct gmm__scan_range *ranges, size_t max_ranges, void **ret_end)
+{
+	(void)fd, (void)start, (void)filter, (void)ranges, (void)max_ranges;
+	if (ret_end)
+		*ret_end = end;
+	return 0;
+}
+
+/* The same at every run. */
+static int fixed_random(void *buf, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		((uint8_t *)buf)[i] = (uint8_t)(i * 167 + (i >> 3) + 89);
+	return 0;
+}
+
+static ssize_t no_file_read(const char *path, char *buf, size_t size)
+{
+	(void)path, (void)buf, (void)size;
+	return -ENOENT;
+}
+
+static int file_resize(int fd, uint64_t size)
+{
+	return world.out_of_memory ? -ENOMEM : gmm__sys_linux()->file_resize(fd, size);
+}
+
+static ssize_t file_write(int fd, const struct iovec *parts, int n, uint64_t offset)
+{
+	return world.disk_full ? -ENOSPC : gmm__sys_linux()->file_write(fd, parts, n, offset);
+}
+
+static int file_punch(int fd, uint64_t offset, uint64_t size)
+{
+	world.punched_pages += size / GMM__PAGE_BYTES;
+	return gmm__sys_linux()->file_punch(fd, offset, size);
+}
+
+static const struct gmm__sys *fake_sys(void)
+{
+	static struct gmm__sys sys;
+
+	sys = *gmm__sys_linux();
+	sys.uffd_open = no_uffd_open;
+	sys.uffd_watch = no_watch;
+	sys.uffd_unwatch = sys.uffd_wake = no_range;
+	sys.pagemap_scan = no_pagemap_scan;
+	sys.random = fixed_random;
+	sys.file_read = no_file_read;
+	sys.file_resize = file_resize;
+	sys.file_write = file_write;
+	sys.file_punch = file_punch;
+	return &sys;
+}
+
+static void keep_log(void *arg, enum gmm_log_level level, const char *message)
+{
+	(void)arg, (void)level;
+	snprintf(world.log, sizeof world.log, "%s", message);
+}
+
+/* ---- the world ------------------------------------------------------------------------------------------------------- */
+
+struct fake_world *fake_open(void)
+{
+	struct gmm_options options;
+
+	world = (struct fake_world){ 0 };
+	gmm_options_init(&options);
+	options.window_ms = 0;
+	options.log = keep_log;
+	ck_assert_int_eq(gmm__instance_open(&options, fake_sys(), &world.gmm), GMM_OK);
+	world.engine = calloc(1, sizeof *world.engine);
+	world.engine->gmm = world.gmm;
+	world.engine->backend = fake_backend();
+	world.engine->min_run = 1;
+	world.engine->cover_interval = 1;
+	world.engine->retry_budget = true;
+	return &world;
+}
+
+struct fake_guest *fake_guest_new(const char *domain, uint32_t pages)
+{
+	struct fake_guest *guest = calloc(1, sizeof *guest);
+	struct gmm_vm_options options;
+	void *host;
+
+	gmm_vm_options_init(&options);
+	options.domain = domain;
+	ck_assert_int_eq(gmm_vm_create(world.gmm, &options, &guest->vm), GMM_OK);
+	ck_assert_int_eq(gmm_vm_create_ram(guest->vm, 0, (uint64_t)pages * GMM__PAGE_BYTES, &host), GMM_OK);
+	guest->slot = guest->vm->slots->slot[0];
+	guest->pages = pages;
+	guest->page = calloc(pages, sizeof *guest->page);
+	guest->own = calloc(pages, GMM__PAGE_BYTES);
+	guest->expected = calloc(pages, GMM__PAGE_BYTES);
+	ck_assert_uint_lt(world.guests, FAKE_GUESTS);
+	world.guest[world.guests++] = guest;
+	return guest;
+}
+
+void fake_guest_forget(struct fake_guest *guest)
+{
+	for (uint32_t i = 0; i < world.guests; i++)
+		if (world.guest[i] == guest)
+			world.guest[i] = NULL;
+	free(guest->page);
+	free(guest->own);
+	free(guest->expected);
+	free(guest);
+}
+
+void fake_guest_destroy(struct fake_guest *guest)
+{
+	ck_assert_int_eq(gmm_vm_destroy(guest->vm, GMM_RAM_DISCARD), GMM_OK);
+	fake_guest_forget(guest);
+}
+
+void fake_close(void)
+{
+	world.hook = NULL;
+	for (uint32_t i = 0; i < world.guests; i++) {
+		if (!world.guest[i])
+			continue;
+		fake_check();
+		fake_guest_destroy(world.guest[i]);
+	}
+	free(world.engine);
+	ck_assert_int_eq(gmm_instance_close(world.gmm), GMM_OK);
+}
+
+void fake_discard(struct fake_guest *guest, uint32_t first, uint32_t count)
+{
+	ck_assert(gmm__vm_claim(guest->vm, false));
+	discard(guest->slot, first, count);
+	gmm__account_uncovered(guest->slot, first, count, GMM_PAGE_ABSENT);
+	gmm__vm_release(guest->vm);
+	memset(guest->expected + (size_t)first * GMM__PAGE_BYTES, 0, (size_t)count * GMM__PAGE_BYTES);
+}
+
+void fake_unshare(struct fake_guest *guest, uint32_t first, uint32_t count)
+{
+	uint32_t done;
+
+	ck_assert(gmm__vm_claim(guest->vm, false));
+	for (uint32_t i = first; i < first + count; i++) {
+		if (!gmm__state_is_covered(gmm__slot_state(guest->slot, i)))
+			continue;
+		privatise(guest->slot, i, 1, &done);
+		gmm__account_uncovered(guest->slot, i, 1, GMM_PAGE_VOLATILE);
+	}
+	gmm__vm_release(guest->vm);
+}
+
+static void check_page(const struct fake_guest *guest, uint32_t page)
+{
+	const struct fake_page *p = &guest->page[page];
+	enum gmm_page_state state = fake_state(guest, page);
+	bool covered = p->kind == FAKE_COVERED || p->kind == FAKE_BROKEN;
+
+	ck_assert_msg(memcmp(visible(guest, page), guest->expected + (size_t)page * GMM__PAGE_BYTES,
+			     GMM__PAGE_BYTES) == 0, "page %u (%s) has lost its bytes", page, gmm_page_state_name(state));
+	ck_assert_msg(covered == gmm__state_is_covered(state), "page %u is %s, but %s", page,
+		      gmm_page_state_name(state), covered ? "mapped" : "not mapped");
+	ck_assert(!covered || guest->slot->value[page] == p->cover);
+	ck_assert_msg(state != GMM_PAGE_BROKEN || p->kind == FAKE_BROKEN, "page %u is not broken", page);
+}
+
+void fake_check(void)
+{
+	ck_assert_ptr_null(pending);
+	for (uint32_t g = 0; g < world.guests; g++)
+		for (uint32_t i = 0; world.guest[g] && i < world.guest[g]->pages; i++)
+			check_page(world.guest[g], i);
+	ck_assert_msg(gmm_instance_validate(world.gmm) == GMM_OK, "%s", world.log);
+	ck_assert_uint_eq(world.gmm->claims, 0);
+}
+
+void fake_passes(uint32_t passes)
+{
+	while (passes-- > 0) {
+		gmm__engine_pass(world.engine);
+		fake_check();
+	}
+}
+
+enum gmm_page_state fake_state(const struct fake_guest *guest, uint32_t page)
+{
+	return gmm__slot_state(guest->slot, page);
+}
+
+uint32_t fake_count(const struct fake_guest *guest, enum gmm_page_state state)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < guest->pages; i++)
+		n += fake_state(guest, i) == state;
+	return n;
+}
+
+struct gmm__pool *fake_pool(const struct fake_guest *guest)
+{
+	return &guest->vm->domain->pool;
+}
