@@ -74,7 +74,7 @@ static void account_digest(struct gmm__slot *slot, uint32_t page, const struct g
 	set_flag(slot, page, GMM__FLAG_FILL, fill);
 	slot->vm->stats.zero_breaks += gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
 	/* A page that just differed from its shared twin and did not change keeps that mark: see account_verdict. */
-	if (gmm__slot_state(slot, page) != GMM_PAGE_RACED || slot->value[page] != finding->fingerprint)
+	if (finding->written || gmm__slot_state(slot, page) != GMM_PAGE_RACED || slot->value[page] != finding->fingerprint)
 		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, finding->found == GMM__FOUND_ZERO ? 0 : finding->fingerprint);
 }
 

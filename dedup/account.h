@@ -13,6 +13,7 @@ struct gmm__progress {
 	uint64_t broken;     /* shared pages found written */
 	uint64_t nominated;  /* pages that newly wait for a merge */
 	uint64_t merged;
+	uint64_t repaired;   /* broken pages shared again or made plain private again */
 	uint64_t postponed;  /* pages in runs shorter than what this pass merges */
 	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
 };

@@ -61,6 +61,14 @@ struct gmm__backend {
 	/* Gives back the frames of replaced pages, which collect over some freezes. */
 	void (*flush)(struct gmm *gmm);
 
+	/* Broken pages cannot be frozen, since the kernel moves no pages out of file mappings. Hold: writers wait, readers do
+	 * not; pins are not seen. show_pool drops the guest's copies, so that the pool pages under them show; remap maps other
+	 * pool pages over the range. 0 or a negative errno and the range is as before. Each hold ends with one let_go. */
+	int (*hold)(struct gmm__slot *slot, uint32_t first, uint32_t count);
+	int (*show_pool)(struct gmm__slot *slot, uint32_t first, uint32_t count);
+	int (*remap)(struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page);
+	void (*let_go)(struct gmm__slot *slot, uint32_t first, uint32_t count);
+
 	/* Makes pages that lie under pool mappings private and anonymous, bytes kept. *ret_done is how many were done, from
 	 * the first on, also on failure (-ENOMEM). */
 	int (*privatise)(struct gmm__slot *slot, uint32_t first, uint32_t count, uint32_t *ret_done);

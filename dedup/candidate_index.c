@@ -99,7 +99,7 @@ int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages)
 {
 	uint64_t buckets = pages / 2 / GMM__BUCKET + 1, most = pages * 3 / 2 / GMM__BUCKET + 1;
 
-	if (buckets <= candidates->buckets)
+	if (buckets <= candidates->buckets && bytes_of(most) <= candidates->reserved_bytes)
 		return 0;
 	if (most > UINT32_MAX)
 		return -ENOMEM;
@@ -114,7 +114,8 @@ int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages)
 		gmm__mem_unreserve(candidates->mem, candidates->entry, candidates->reserved_bytes);
 		*candidates = grown;
 	}
-	spread(candidates, (uint32_t)buckets);
+	if (buckets > candidates->buckets)
+		spread(candidates, (uint32_t)buckets);
 	return 0;
 }
 

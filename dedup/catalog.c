@@ -118,6 +118,7 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 
 int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass)
 {
+	urcu_bp_read_lock(); /* a growing index asks which of its entries are stale */
 	pthread_mutex_lock(&catalog->lock);
 	int rc = gmm__candidates_reserve(&catalog->candidates, domain_pages);
 	if (catalog->prepared != pass) {
@@ -127,6 +128,7 @@ int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, ui
 		catalog->prepared = pass;
 	}
 	pthread_mutex_unlock(&catalog->lock);
+	urcu_bp_read_unlock();
 	return rc;
 }
 

@@ -6,6 +6,7 @@
 
 #include "dedup/fork.h"
 #include "dedup/index.h"
+#include "dedup/repair.h"
 
 /* Written shared pages are looked for every 1 to 8 passes, the more seldom the fewer are found; every 16 passes all that
  * is not shared is looked at. */
@@ -82,12 +83,9 @@ static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region
 	}
 }
 
-static void merge_runs(struct gmm__engine *engine, const struct gmm__region *region)
+static void merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
 {
-	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend,
-				    .catalog = region->slot->vm->domain->catalog, .region = region,
-				    .verdict = engine->verdict, .progress = &engine->progress,
-				    .nominations = &engine->nominations, .waits = &engine->waits };
+	const struct gmm__region *region = merge->region;
 	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run);
 
 	for (uint32_t i = 0; i < n; i++) {
@@ -96,9 +94,19 @@ static void merge_runs(struct gmm__engine *engine, const struct gmm__region *reg
 			gmm__plan_count(&engine->progress.waiting, run->count);
 			engine->progress.postponed += run->count;
 		} else {
-			gmm__merge_run(&merge, run);
+			gmm__merge_run(merge, run);
 		}
 	}
+}
+
+static bool looks_at_covers(const struct gmm__engine *engine)
+{
+	return engine->passes >= engine->next_cover;
+}
+
+static bool repairs_now(const struct gmm__engine *engine)
+{
+	return engine->gmm->options.repair == GMM_REPAIR_PROMISED && looks_at_covers(engine);
 }
 
 /* The merge thread's part of a region. */
@@ -121,7 +129,12 @@ static void process(struct gmm__engine *engine)
 	exclude_foreign(engine, region);
 	gmm__vm_release(region->slot->vm);
 	collect_twins(engine, region->count);
-	merge_runs(engine, region);
+	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .catalog = catalog, .region = region,
+				    .verdict = engine->verdict, .progress = &engine->progress,
+				    .nominations = &engine->nominations, .waits = &engine->waits };
+	merge_runs(engine, &merge);
+	if (repairs_now(engine))
+		gmm__repair_region(&merge);
 	engine->backend->flush(engine->gmm);
 	nominate(engine);
 }
@@ -141,7 +154,7 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 			continue;
 		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
 		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
-		if (gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
+		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
 		    region->slot->value[page] == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint))
 			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
 		finding[i].found = digest.kind == GMM__DIGEST_ZERO ? GMM__FOUND_ZERO :
@@ -223,7 +236,8 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 {
 	struct gmm__scan_options options = {
 		.no_window = engine->gmm->options.window_ms == 0,
-		.covers = engine->passes >= engine->next_cover,
+		.covers = looks_at_covers(engine),
+		.repair = repairs_now(engine),
 		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1,
 		.with_budget = engine->retry_budget,
 	};
@@ -306,9 +320,9 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 /* When to look for written shared pages next: a look that finds many halves the interval, one that finds few doubles it. */
 static void schedule_cover(struct gmm__engine *engine)
 {
-	if (engine->passes < engine->next_cover)
+	if (!looks_at_covers(engine))
 		return;
-	if (engine->progress.broken * 256 > engine->gmm->mappings)
+	if ((engine->progress.broken + engine->progress.repaired) * 256 > engine->gmm->mappings)
 		engine->cover_interval = engine->cover_interval > 1 ? engine->cover_interval / 2 : 1;
 	else if (engine->cover_interval < COVER_PASSES_MAX)
 		engine->cover_interval *= 2;

@@ -133,10 +133,10 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 	return 0;
 }
 
-static int mapped_share(struct gmm__freeze *freeze, uint32_t at, uint32_t count, gmm__page_id page)
+/* Maps pool pages over a range; what was mapped there goes, with its watch. */
+static int map_pool(struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page)
 {
-	struct gmm__slot *slot = freeze->slot;
-	uint8_t *host = gmm__slot_host(slot, freeze->first + at);
+	uint8_t *host = gmm__slot_host(slot, first);
 	uint64_t offset;
 	int fd;
 
@@ -146,9 +146,16 @@ static int mapped_share(struct gmm__freeze *freeze, uint32_t at, uint32_t count,
 	if (gmm__is_errno(rc))
 		return (int)rc;
 	gmm__mapped_set_attributes(slot, host, bytes_of(count), false);
-	for (uint32_t i = at; i < at + count; i++)
-		freeze->page[i] = GMM__FROZEN_SHARED;
 	return 0;
+}
+
+static int mapped_share(struct gmm__freeze *freeze, uint32_t at, uint32_t count, gmm__page_id page)
+{
+	int rc = map_pool(freeze->slot, freeze->first + at, count, page);
+
+	for (uint32_t i = at; rc == 0 && i < at + count; i++)
+		freeze->page[i] = GMM__FROZEN_SHARED;
+	return rc;
 }
 
 /* One page whose move back failed: a copy will do, since nothing can have pinned what was moved. */
@@ -210,6 +217,36 @@ static void copy_covered(const struct gmm__slot *slot, uint32_t first, uint32_t 
 		((uint64_t *)to)[i] = ((const volatile uint64_t *)from)[i];
 }
 
+static int mapped_hold(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(slot, first);
+
+	int rc = sys->uffd_watch(gmm->freeze_uffd, host, bytes_of(count), GMM__WATCH_WP);
+	if (rc != 0)
+		return rc;
+	rc = sys->uffd_protect(gmm->freeze_uffd, host, bytes_of(count), true);
+	if (rc != 0)
+		sys->uffd_unwatch(gmm->freeze_uffd, host, bytes_of(count));
+	return rc;
+}
+
+static void mapped_let_go(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(slot);
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint8_t *host = gmm__slot_host(slot, first);
+
+	sys->uffd_unwatch(gmm->freeze_uffd, host, bytes_of(count)); /* lifts the protection too */
+	sys->uffd_wake(gmm->freeze_uffd, host, bytes_of(count));
+}
+
+static int mapped_show_pool(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	return gmm__sys_of(gmm_of(slot))->advise(gmm__slot_host(slot, first), bytes_of(count), MADV_DONTNEED);
+}
+
 /* Writers wait from the write-protection until the copy has taken the place; a remap is atomic for readers. */
 static int replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
 {
@@ -218,21 +255,18 @@ static int replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t coun
 	uint8_t *host = gmm__slot_host(slot, first);
 	uint64_t bytes = bytes_of(count);
 
-	int rc = sys->uffd_watch(gmm->freeze_uffd, host, bytes, GMM__WATCH_WP);
+	int rc = mapped_hold(slot, first, count);
 	if (rc != 0)
 		return rc;
-	rc = sys->uffd_protect(gmm->freeze_uffd, host, bytes, true);
-	if (rc == 0) {
-		copy_covered(slot, first, count, copy);
-		intptr_t to = sys->remap_fixed(copy, bytes, host);
-		rc = gmm__is_errno(to) ? (int)to : 0;
+	copy_covered(slot, first, count, copy);
+	intptr_t to = sys->remap_fixed(copy, bytes, host);
+	if (gmm__is_errno(to)) {
+		mapped_let_go(slot, first, count);
+		return (int)to;
 	}
-	if (rc == 0)
-		sys->uffd_watch(gmm->track_uffd, host, bytes, GMM__WATCH_WP);
-	else
-		sys->uffd_unwatch(gmm->freeze_uffd, host, bytes);
+	sys->uffd_watch(gmm->track_uffd, host, bytes, GMM__WATCH_WP);
 	sys->uffd_wake(gmm->freeze_uffd, host, bytes);
-	return rc;
+	return 0;
 }
 
 /* The copies come from one mapping, so that the kernel joins them again where they are put side by side. */
@@ -283,6 +317,7 @@ const struct gmm__backend *gmm__backend_mapped(void)
 	static const struct gmm__backend backend = {
 		.scan = mapped_scan, .find_foreign = mapped_find_foreign, .arm = mapped_arm, .bytes = mapped_bytes, .freeze = mapped_freeze,
 		.share = mapped_share, .restore = mapped_restore, .thaw = mapped_thaw, .flush = mapped_flush,
+		.hold = mapped_hold, .show_pool = mapped_show_pool, .remap = map_pool, .let_go = mapped_let_go,
 		.privatise = mapped_privatise, .discard = mapped_discard,
 	};
 

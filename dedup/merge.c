@@ -45,7 +45,15 @@ static struct gmm__slot *claim_twin(const struct gmm__merge *m, gmm__page_id twi
 /* What a page and its twin are to each other while their guests run. */
 enum twins { TWINS_EQUAL, TWINS_ALIKE, TWINS_GONE };
 
-static enum twins compare_twins(const struct piece *p, uint32_t page, const struct gmm__slot *slot, uint32_t twin)
+static bool was_written(const struct gmm__backend *backend, struct gmm__slot *slot, uint32_t page)
+{
+	struct gmm__scan_filter written = { .need = GMM__IS_WRITTEN };
+	uint8_t is = 0;
+
+	return backend->scan(slot, page, 1, &written, &is) != 0;
+}
+
+static enum twins compare_twins(const struct piece *p, uint32_t page, struct gmm__slot *slot, uint32_t twin)
 {
 	const struct gmm__backend *backend = p->merge->backend;
 	enum gmm_page_state state = twin < slot->pages ? gmm__slot_state(slot, twin) : GMM_PAGE_ABSENT;
@@ -55,8 +63,10 @@ static enum twins compare_twins(const struct piece *p, uint32_t page, const stru
 	const uint8_t *other = backend->bytes(slot, twin);
 	if (gmm__verify_twins(backend->bytes(p->slot, page), other))
 		return TWINS_EQUAL;
-	return gmm__digest_sample(other, &p->merge->catalog->secret).fingerprint == p->slot->value[page] ?
-	       TWINS_ALIKE : TWINS_GONE;
+	if (gmm__digest_sample(other, &p->merge->catalog->secret).fingerprint != p->slot->value[page])
+		return TWINS_GONE;
+	/* A page that is being written now says nothing about the samples. */
+	return was_written(backend, p->slot, page) || was_written(backend, slot, twin) ? TWINS_GONE : TWINS_ALIKE;
 }
 
 /* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin cannot be looked at

@@ -29,6 +29,7 @@ enum gmm__found {
 
 struct gmm__finding {
 	enum gmm__found found;
+	bool written;         /* since the look before; DUE only */
 	uint32_t fingerprint; /* FILL, OTHER */
 	uint64_t word;        /* FILL */
 };

@@ -15,11 +15,12 @@ enum need {
 	NEED_COVER = 4,   /* lies under a mapping of the pool */
 	NEED_MERGE = 8,   /* waits for its merge */
 	NEED_BUDGET = 16, /* was refused for the mapping budget */
+	NEED_REPAIR = 32, /* broken */
 };
 
 static const uint8_t needs_of_state[GMM__STATE_MASK + 1] = {
 	[GMM_PAGE_ABSENT] = NEED_SURVEY, [GMM_PAGE_SWAPPED] = NEED_SURVEY, [GMM_PAGE_ZERO] = NEED_SURVEY,
-	[GMM_PAGE_FILL] = NEED_COVER, [GMM_PAGE_SHARED] = NEED_COVER, [GMM_PAGE_BROKEN] = NEED_COVER,
+	[GMM_PAGE_FILL] = NEED_COVER, [GMM_PAGE_SHARED] = NEED_COVER, [GMM_PAGE_BROKEN] = NEED_COVER | NEED_REPAIR,
 	[GMM_PAGE_UNIQUE] = NEED_SURVEY, [GMM_PAGE_VOLATILE] = NEED_LOOK | NEED_SURVEY,
 	[GMM_PAGE_NOMINATED] = NEED_MERGE | NEED_SURVEY, [GMM_PAGE_PINNED] = NEED_SURVEY,
 	[GMM_PAGE_HUGE] = NEED_SURVEY, [GMM_PAGE_BUDGET] = NEED_BUDGET | NEED_SURVEY,
@@ -154,8 +155,9 @@ int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__regio
 		found = put(&untracked, backend, region, found, ret_finding);
 	for (uint32_t i = 0; found > 0 && options->no_window && i < region->count; i++)
 		if (ret_finding[i].found == GMM__FOUND_WRITTEN)
-			ret_finding[i].found = GMM__FOUND_DUE;
-	if (found == 0 && needs & (NEED_MERGE | (options->with_budget ? NEED_BUDGET : 0))) {
+			ret_finding[i] = (struct gmm__finding){ .found = GMM__FOUND_DUE, .written = true };
+	if (found == 0 && needs & (NEED_MERGE | (options->with_budget ? NEED_BUDGET : 0) |
+				   (options->repair ? NEED_REPAIR : 0))) {
 		memset(ret_finding, 0, region->count * sizeof *ret_finding);
 		return 1;
 	}

@@ -8,6 +8,7 @@
 struct gmm__scan_options {
 	bool no_window;   /* a written page is due at once */
 	bool covers;      /* look for shared pages that were written */
+	bool repair;      /* broken pages are something to do */
 	bool survey;      /* look at all: what was refused, discarded, swapped out or back from swap, mapped by others */
 	bool with_budget; /* pages once refused for the mapping budget wait for a merge again */
 };

@@ -78,6 +78,13 @@ enum gmm_log_level { GMM_LOG_ERROR, GMM_LOG_WARNING, GMM_LOG_INFO, GMM_LOG_DEBUG
 /* Called from any thread, never while guest memory is frozen. Must not call the library. */
 typedef void gmm_log_fn(void *arg, enum gmm_log_level level, const char *message);
 
+/* What to do with shared pages that were written since (broken pages). */
+enum gmm_repair {
+	GMM_REPAIR_NEVER,    /* leave them alone: private until they are unshared or discarded */
+	GMM_REPAIR_PROMISED, /* share them again where their bytes are equal again. The embedder promises that devices write to
+	                      * guest RAM only where it is pinned with gmm_vm_pin: the kernel has no way to see a pin there */
+};
+
 struct gmm_options {
 	size_t struct_size;           /* set by gmm_options_init: lets the structure grow */
 	gmm_log_fn *log;              /* NULL: silent */
@@ -88,6 +95,7 @@ struct gmm_options {
 	uint32_t cpu_percent;         /* of one core, for both threads of the engine; 0: no limit. Default 20 */
 	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
 	                               * at once (INV-7). 20 to 100000. Default 200 */
+	enum gmm_repair repair;       /* Default never */
 };
 
 /* Fills in the defaults. */
@@ -219,6 +227,7 @@ struct gmm_vm_stats {
 	uint64_t mappings;                      /* VMAs that sharing added, as counted by the engine */
 	uint64_t runs;                          /* runs: consecutive gfns that use consecutive shared pages */
 	uint64_t cow_breaks;                    /* shared pages found written, since the VM was created */
+	uint64_t repairs;                       /* broken pages that were shared again, or made plain private memory again */
 	uint64_t zero_breaks;                   /* zero pages found written */
 	uint64_t merges;                        /* pages made shared or zero, since the VM was created */
 	uint64_t raced;                         /* merges given up because the bytes differed */

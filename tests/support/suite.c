@@ -103,7 +103,7 @@ void ram_unmap(char *ram, size_t pages)
 	ck_assert_int_eq(munmap(ram, pages * PAGE), 0);
 }
 
-struct gmm *instance_open(void)
+static struct gmm *open_with(enum gmm_repair repair)
 {
 	struct gmm_options options;
 	struct gmm *gmm = NULL;
@@ -113,9 +113,20 @@ struct gmm *instance_open(void)
 	options.window_ms = 0;
 	options.cpu_percent = 0;
 	options.pass_interval_ms = 1;
+	options.repair = repair;
 	assert_ok(gmm_instance_open(&options, &gmm));
 	ck_assert_ptr_nonnull(gmm);
 	return gmm;
+}
+
+struct gmm *instance_open(void)
+{
+	return open_with(GMM_REPAIR_NEVER);
+}
+
+struct gmm *instance_open_repairing(void)
+{
+	return open_with(GMM_REPAIR_PROMISED);
 }
 
 struct gmm_vm *vm_create(struct gmm *gmm, const char *domain)

@@ -64,6 +64,7 @@ void ram_unmap(char *ram, size_t pages);
 
 /* An instance that scans at once and all the time; a VM of a domain (NULL: the default one). */
 struct gmm *instance_open(void);
+struct gmm *instance_open_repairing(void); /* with GMM_REPAIR_PROMISED */
 struct gmm_vm *vm_create(struct gmm *gmm, const char *domain);
 char *vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, size_t pages);
 char *vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, size_t pages);

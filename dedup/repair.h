@@ -1,0 +1,15 @@
+/* Repair: broken pages that are equal to a shared page again are shared again; runs that decayed as a whole become plain
+ * private memory again, with dirty tracking.
+ *
+ * The kernel cannot say whether a broken page is pinned, so this is done only under the embedder's promise
+ * (GMM_REPAIR_PROMISED) and while the process has no pinned memory that the kernel knows of.
+ */
+#ifndef DEDUP_REPAIR_H
+#define DEDUP_REPAIR_H
+
+#include "dedup/merge.h"
+
+/* Repairs what it can in the merge's region, claiming the VM for one stretch of pages at a time. */
+void gmm__repair_region(const struct gmm__merge *merge);
+
+#endif
