@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "dedup/instance.h"
+#include "tests/unit/support/hand_engine.h"
 
 /* A guest's access that waits for the thaw. */
 struct pending {
@@ -367,6 +368,12 @@ static int fixed_random(void *buf, size_t size)
 	return 0;
 }
 
+/* Time stands still, so that nothing depends on it. */
+static uint64_t fixed_clock(void)
+{
+	return 1;
+}
+
 static ssize_t no_file_read(const char *path, char *buf, size_t size)
 {
 	(void)path, (void)buf, (void)size;
@@ -399,6 +406,7 @@ static const struct gmm__sys *fake_sys(void)
 	sys.uffd_unwatch = sys.uffd_wake = no_range;
 	sys.pagemap_scan = no_pagemap_scan;
 	sys.random = fixed_random;
+	sys.clock_ns = sys.thread_cpu_ns = fixed_clock;
 	sys.file_read = no_file_read;
 	sys.file_resize = file_resize;
 	sys.file_write = file_write;
@@ -423,12 +431,7 @@ struct fake_world *fake_open(void)
 	options.window_ms = 0;
 	options.log = keep_log;
 	ck_assert_int_eq(gmm__instance_open(&options, fake_sys(), &world.gmm), GMM_OK);
-	world.engine = calloc(1, sizeof *world.engine);
-	world.engine->gmm = world.gmm;
-	world.engine->backend = fake_backend();
-	world.engine->min_run = 1;
-	world.engine->cover_interval = 1;
-	world.engine->retry_budget = true;
+	world.engine = hand_engine_new(world.gmm, fake_backend());
 	return &world;
 }
 
@@ -478,7 +481,7 @@ void fake_close(void)
 		fake_check();
 		fake_guest_destroy(world.guest[i]);
 	}
-	free(world.engine);
+	hand_engine_free(world.engine);
 	ck_assert_int_eq(gmm_instance_close(world.gmm), GMM_OK);
 }
 

@@ -1,0 +1,11 @@
+/* An engine that is turned by hand: no threads, one gmm__engine_pass at a time. */
+#ifndef TESTS_UNIT_SUPPORT_HAND_ENGINE_H
+#define TESTS_UNIT_SUPPORT_HAND_ENGINE_H
+
+#include "dedup/engine.h"
+
+/* As gmm__engine_start sets it up. The instance does not know of it. */
+struct gmm__engine *hand_engine_new(struct gmm *gmm, const struct gmm__backend *backend);
+void hand_engine_free(struct gmm__engine *engine);
+
+#endif
