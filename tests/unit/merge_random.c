@@ -59,6 +59,7 @@ static void random_run(uint64_t seed)
 	for (int i = 0; i < 3; i++)
 		guest[i] = fake_guest_new(NULL, 300);
 	dice = seed;
+	world->gmm->options.repair = seed >> 32 & 1 ? GMM_REPAIR_PROMISED : GMM_REPAIR_NEVER;
 	world->hook = random_hook;
 	world->gmm->max_mappings = 100 + roll(1000);
 	for (int pass = 0; pass < 60; pass++) {

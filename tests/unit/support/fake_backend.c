@@ -76,10 +76,10 @@ static void store(struct fake_guest *guest, uint32_t page, uint32_t offset, uint
 	p->armed = p->swapped = false;
 }
 
-/* The page is frozen, or writes to it wait still: those come first. */
+/* The page is frozen or held, or writes to it wait still: those come first. */
 static bool must_wait(const struct fake_guest *guest, uint32_t page)
 {
-	bool waits = guest->page[page].kind == FAKE_FROZEN;
+	bool waits = guest->page[page].kind == FAKE_FROZEN || guest->page[page].held;
 
 	for (const struct pending *p = pending; p; p = p->next)
 		waits |= p->guest == guest && p->page == page;
@@ -269,6 +269,17 @@ static void restore(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
 	}
 }
 
+static void do_pending(void)
+{
+	while (pending) {
+		struct pending *p = pending;
+		pending = p->next;
+		store(p->guest, p->page, p->offset, p->size, p->bytes);
+		free(p);
+	}
+	pending_end = &pending;
+}
+
 static void thaw(struct gmm__freeze *freeze)
 {
 	struct fake_guest *guest = guest_of(freeze->slot);
@@ -284,19 +295,69 @@ static void thaw(struct gmm__freeze *freeze)
 		}
 	}
 	memset(staging, 0xee, sizeof staging);
-	while (pending) {
-		struct pending *p = pending;
-		pending = p->next;
-		store(p->guest, p->page, p->offset, p->size, p->bytes);
-		free(p);
-	}
-	pending_end = &pending;
+	do_pending();
 	tell(FAKE_AFTER_THAW, guest, freeze->first, freeze->count);
 }
 
 static void flush(struct gmm *gmm)
 {
 	ck_assert_ptr_eq(gmm, world.gmm);
+}
+
+static int hold(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct fake_guest *guest = guest_of(slot);
+	int rc = tell(FAKE_BEFORE_HOLD, guest, first, count);
+
+	if (rc != 0)
+		return rc;
+	for (uint32_t i = first; i < first + count; i++) {
+		ck_assert_msg(guest->page[i].kind == FAKE_BROKEN, "a page that is not broken is held");
+		guest->page[i].held = true;
+	}
+	tell(FAKE_AFTER_HOLD, guest, first, count);
+	return 0;
+}
+
+/* The page's own copy goes; the pool page must have its bytes (INV-1). */
+static void show(struct fake_guest *guest, uint32_t page, gmm__page_id id)
+{
+	struct gmm__pool *pool = &guest->vm->domain->pool;
+
+	ck_assert(guest->page[page].held && guest->page[page].kind == FAKE_BROKEN);
+	ck_assert_uint_gt(gmm__pool_record(pool, id).references, 0);
+	ck_assert_msg(memcmp(own_bytes(guest, page), gmm__pool_bytes(pool, id), GMM__PAGE_BYTES) == 0,
+		      "a page is repaired with other bytes");
+	guest->page[page] = (struct fake_page){ .kind = FAKE_COVERED, .cover = id, .held = true };
+}
+
+static int show_pool(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct fake_guest *guest = guest_of(slot);
+	int rc = tell(FAKE_SHOW_POOL, guest, first, count);
+
+	for (uint32_t i = first; rc == 0 && i < first + count; i++)
+		show(guest, i, guest->page[i].cover);
+	return rc;
+}
+
+static int remap(struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page)
+{
+	struct fake_guest *guest = guest_of(slot);
+	int rc = tell(FAKE_REMAP, guest, first, count);
+
+	for (uint32_t i = 0; rc == 0 && i < count; i++)
+		show(guest, first + i, page + i);
+	return rc;
+}
+
+static void let_go(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct fake_guest *guest = guest_of(slot);
+
+	for (uint32_t i = first; i < first + count; i++)
+		guest->page[i].held = false;
+	do_pending();
 }
 
 static int privatise(struct gmm__slot *slot, uint32_t first, uint32_t count, uint32_t *ret_done)
@@ -324,8 +385,8 @@ const struct gmm__backend *fake_backend(void)
 {
 	static const struct gmm__backend backend = {
 		.scan = scan, .find_foreign = find_foreign, .arm = arm, .bytes = bytes, .freeze = freeze_range,
-		.share = share, .restore = restore, .thaw = thaw, .flush = flush, .privatise = privatise,
-		.discard = discard,
+		.share = share, .restore = restore, .thaw = thaw, .flush = flush, .hold = hold,
+		.show_pool = show_pool, .remap = remap, .let_go = let_go, .privatise = privatise, .discard = discard,
 	};
 
 	return &backend;
@@ -374,10 +435,12 @@ static uint64_t fixed_clock(void)
 	return 1;
 }
 
-static ssize_t no_file_read(const char *path, char *buf, size_t size)
+/* No file is there but the process's status. */
+static ssize_t file_read(const char *path, char *buf, size_t size)
 {
-	(void)path, (void)buf, (void)size;
-	return -ENOENT;
+	if (strcmp(path, "/proc/self/status") != 0)
+		return -ENOENT;
+	return snprintf(buf, size, "Name:\tfake\nVmPin:\t%8llu kB\n", (unsigned long long)world.pinned_kb);
 }
 
 static int file_resize(int fd, uint64_t size)
@@ -407,7 +470,7 @@ static const struct gmm__sys *fake_sys(void)
 	sys.pagemap_scan = no_pagemap_scan;
 	sys.random = fixed_random;
 	sys.clock_ns = sys.thread_cpu_ns = fixed_clock;
-	sys.file_read = no_file_read;
+	sys.file_read = file_read;
 	sys.file_resize = file_resize;
 	sys.file_write = file_write;
 	sys.file_punch = file_punch;

@@ -25,6 +25,10 @@ enum fake_step {
 	FAKE_BEFORE_RESTORE,
 	FAKE_BEFORE_THAW,
 	FAKE_AFTER_THAW,
+	FAKE_BEFORE_HOLD,
+	FAKE_AFTER_HOLD,
+	FAKE_SHOW_POOL,
+	FAKE_REMAP,
 	FAKE_STEPS,
 };
 
@@ -34,6 +38,7 @@ struct fake_page {
 	enum fake_kind kind;
 	gmm__page_id cover;  /* COVERED, BROKEN: the pool page that is mapped there */
 	bool armed;
+	bool held;           /* writes wait */
 	bool pinned;
 	bool swapped;        /* its own bytes are in swap */
 	bool foreign;        /* mapped by somebody else */
@@ -49,7 +54,8 @@ struct fake_guest {
 	uint8_t *expected; /* what the guest must see */
 };
 
-/* What is about to happen. A result other than 0 makes SCAN, BEFORE_FREEZE and BEFORE_SHARE fail with it. */
+/* What is about to happen. A result other than 0 makes SCAN, FIND_FOREIGN, SHOW_POOL, REMAP, and what is to come after
+ * BEFORE_FREEZE, BEFORE_SHARE and BEFORE_HOLD fail with it. */
 struct fake_event {
 	enum fake_step step;
 	struct fake_guest *guest;
@@ -69,6 +75,7 @@ struct fake_world {
 	uint32_t steps[FAKE_STEPS]; /* how often each was taken */
 	uint64_t punched_pages;
 	bool out_of_memory;         /* the pool gets no more chunks */
+	uint64_t pinned_kb;         /* VmPin of the process */
 	bool disk_full;             /* nothing can be written into the pool */
 	char log[256];              /* the last message */
 };

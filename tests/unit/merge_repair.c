@@ -1,0 +1,229 @@
+/* Repair of broken pages: what is equal to a shared page again is shared again, under every race, and only where the
+ * embedder has promised that nothing is pinned.
+ */
+#include <errno.h>
+
+#include "tests/unit/support/twins.h"
+#include "tests/unit/support/unit.h"
+
+/* a and b share eight pages; their last ones differ. */
+static void open_shared(enum gmm_repair repair)
+{
+	open_twins(9);
+	fake_fill(a, 8, 1000);
+	fake_fill(b, 8, 2000);
+	world->gmm->options.repair = repair;
+	fake_passes(4);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_SHARED), 8);
+}
+
+START_TEST(equal_to_the_page_below_again)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	gmm__page_id below = b->slot->value[3];
+	fake_fill(b, 3, 77);
+	fake_passes(9);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	fake_fill(b, 3, 4);
+	fake_passes(9);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	ck_assert_int_eq(b->page[3].kind, FAKE_COVERED);
+	ck_assert_uint_eq(b->slot->value[3], below);
+	ck_assert_uint_eq(record_of(below).references, 2);
+	ck_assert_uint_eq(record_of(below).broken, 0);
+	ck_assert_uint_eq(b->vm->stats.repairs, 1);
+	ck_assert_uint_eq(b->vm->stats.runs, 1);
+	fake_close();
+}
+END_TEST
+
+START_TEST(equal_to_another_shared_page)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	gmm__page_id below = b->slot->value[3];
+	fake_fill(b, 3, 7); /* as page 6 */
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	ck_assert_uint_eq(b->slot->value[3], b->slot->value[6]);
+	ck_assert_uint_eq(record_of(b->slot->value[6]).references, 3);
+	ck_assert_uint_eq(record_of(below).references, 1);
+	ck_assert_uint_eq(record_of(below).broken, 0);
+	ck_assert_uint_eq(b->vm->stats.mappings, 3);
+	fake_close();
+}
+END_TEST
+
+/* Nothing of the mapping is shared any more. */
+START_TEST(decayed_run)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	for (uint32_t i = 0; i < 8; i++)
+		fake_fill(b, i, 100 + i);
+	fake_passes(18);
+	for (uint32_t i = 0; i < 8; i++)
+		ck_assert_int_eq(b->page[i].kind, FAKE_PRIVATE);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_UNIQUE), 9);
+	ck_assert_uint_eq(b->vm->stats.mappings, 0);
+	fake_close();
+}
+END_TEST
+
+static void assert_no_repair(void)
+{
+	fake_fill(b, 3, 77);
+	fake_passes(9);
+	fake_fill(b, 3, 4);
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	ck_assert_uint_eq(world->steps[FAKE_BEFORE_HOLD], 0);
+	fake_close();
+}
+
+START_TEST(not_without_the_promise)
+{
+	open_shared(GMM_REPAIR_NEVER);
+	assert_no_repair();
+}
+END_TEST
+
+START_TEST(not_while_memory_is_pinned)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	world->pinned_kb = 4;
+	assert_no_repair();
+}
+END_TEST
+
+/* A swapped copy is not read: that would bring it back. */
+START_TEST(not_what_is_swapped)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	fake_fill(b, 3, 77);
+	b->page[3].swapped = true;
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	ck_assert(b->page[3].swapped);
+	fake_close();
+}
+END_TEST
+
+/* ---- races ------------------------------------------------------------------------------------------------------------- */
+
+/* b's page 3 is broken but equal: the next look repairs it. */
+static void open_repairable(void)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	fake_write(b, 3, 9, 1);
+	fake_fill(b, 3, 4);
+}
+
+static int write_page(const struct fake_event *event)
+{
+	fake_write(event->guest, event->first, 300, 0xbad);
+	return 0;
+}
+
+START_TEST(written_before_the_hold)
+{
+	open_repairable();
+	gmm__page_id below = b->slot->value[3];
+	once_at(FAKE_BEFORE_HOLD, b, write_page);
+	fake_passes(18);
+	ck_assert(once_done());
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	ck_assert_uint_eq(record_of(below).references, 1);
+	ck_assert_uint_eq(record_of(below).broken, 1);
+	fake_close();
+}
+END_TEST
+
+START_TEST(written_while_held)
+{
+	open_repairable();
+	once_at(FAKE_AFTER_HOLD, b, write_page);
+	fake_passes(1);
+	while (!once_done())
+		fake_passes(1);
+	ck_assert_int_eq(b->page[3].kind, FAKE_BROKEN); /* shared, and broken at once */
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	fake_close();
+}
+END_TEST
+
+static void step_fails(enum fake_step step, uint32_t page_like)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	gmm__page_id below = b->slot->value[3];
+	fake_write(b, 3, 9, 1);
+	fake_fill(b, 3, page_like + 1);
+	once_at(step, b, fail_enomem);
+	while (!once_done())
+		fake_passes(1);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	ck_assert_uint_eq(record_of(below).references, 1);
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	fake_close();
+}
+
+START_TEST(hold_fails)
+{
+	step_fails(FAKE_BEFORE_HOLD, 3);
+}
+END_TEST
+
+START_TEST(show_pool_fails)
+{
+	step_fails(FAKE_SHOW_POOL, 3);
+}
+END_TEST
+
+START_TEST(remap_fails)
+{
+	step_fails(FAKE_REMAP, 6);
+}
+END_TEST
+
+START_TEST(remap_within_the_budget)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	world->gmm->max_mappings = world->gmm->mappings;
+	fake_fill(b, 3, 7);
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	ck_assert_uint_eq(world->steps[FAKE_REMAP], 0);
+	world->gmm->max_mappings += 2;
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	fake_close();
+}
+END_TEST
+
+START_TEST(pinned_pages_stay)
+{
+	open_shared(GMM_REPAIR_PROMISED);
+	fake_fill(b, 3, 77);
+	fake_passes(9);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	b->slot->state[3] |= GMM__FLAG_PINNED;
+	fake_fill(b, 3, 4);
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	b->slot->state[3] &= ~GMM__FLAG_PINNED;
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	fake_close();
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		equal_to_the_page_below_again, equal_to_another_shared_page, decayed_run, not_without_the_promise,
+		not_while_memory_is_pinned, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,
+		show_pool_fails, remap_fails, remap_within_the_budget, pinned_pages_stay,
+	};
+
+	return unit_main("merge_repair", tests, sizeof tests / sizeof *tests);
+}
