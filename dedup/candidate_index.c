@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* A neighbourhood is a bucket and the next ones; the last bucket has its own behind it, so that nothing wraps. */
-enum { PROBES = 4 };
+enum { PROBES = 16 };
 
 static size_t bytes_of(uint64_t buckets)
 {
@@ -70,53 +70,68 @@ static void put_or_evict(struct gmm__candidates *candidates, struct gmm__candida
 	*place = entry;
 }
 
-static void put_again(struct gmm__candidates *candidates, size_t i)
+static void put_again(struct gmm__candidates *candidates, struct gmm__candidate entry)
 {
-	struct gmm__candidate entry = candidates->entry[i];
-
-	candidates->entry[i].fingerprint = 0;
 	if (entry.fingerprint && !candidates->stale(candidates->stale_arg, &entry))
 		put_or_evict(candidates, entry);
 }
 
-/* Spreads the entries over more buckets, in place. Neighbourhoods only move up, so that from the last entry on each finds
- * room above those that have not moved yet. It may skip places that are given up later, behind which it would not be
- * found; a second round, upwards, closes these gaps. */
+enum { LOW = 1024, GROW_PART = 4 };
+
+/* Spreads the entries over a quarter more buckets, or even more, in place and from the last one down. Neighbourhoods move
+ * up by a quarter of their place: from entry LOW on, which is many times their size, each finds its new one free of
+ * entries that have not moved yet. Those below wait aside. */
 static void spread(struct gmm__candidates *candidates, uint32_t buckets)
 {
-	size_t old = bytes_of(candidates->buckets) / sizeof *candidates->entry;
-	size_t all = bytes_of(buckets) / sizeof *candidates->entry;
+	size_t old = bytes_of(candidates->buckets) / sizeof *candidates->entry, low = old < LOW ? old : LOW;
+	struct gmm__candidate aside[LOW];
 
 	gmm__mem_count(candidates->mem, (ptrdiff_t)(bytes_of(buckets) - bytes_of(candidates->buckets)));
 	candidates->buckets = buckets;
-	for (size_t i = old; i-- > 0;)
-		put_again(candidates, i);
-	for (size_t i = 0; i < all; i++)
-		put_again(candidates, i);
+	memcpy(aside, candidates->entry, low * sizeof *aside);
+	memset(candidates->entry, 0, low * sizeof *aside);
+	for (size_t i = old; i-- > low;) {
+		struct gmm__candidate entry = candidates->entry[i];
+		candidates->entry[i].fingerprint = 0;
+		put_again(candidates, entry);
+	}
+	for (size_t i = 0; i < low; i++)
+		put_again(candidates, aside[i]);
+}
+
+static uint64_t grown(const struct gmm__candidates *candidates)
+{
+	return candidates->buckets + candidates->buckets / GROW_PART + 1ull;
+}
+
+/* Moves the table to where it may grow to so many buckets. */
+static int make_room(struct gmm__candidates *candidates, uint64_t most)
+{
+	struct gmm__candidates moved = *candidates;
+
+	if (bytes_of(most) <= candidates->reserved_bytes)
+		return 0;
+	if (most > UINT32_MAX)
+		return -ENOMEM;
+	moved.reserved_bytes = bytes_of(most);
+	moved.entry = gmm__mem_reserve(moved.mem, moved.reserved_bytes);
+	if (!moved.entry)
+		return -ENOMEM;
+	if (candidates->buckets)
+		memcpy(moved.entry, candidates->entry, bytes_of(candidates->buckets));
+	gmm__mem_unreserve(candidates->mem, candidates->entry, candidates->reserved_bytes);
+	*candidates = moved;
+	return 0;
 }
 
 int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages)
 {
-	uint64_t buckets = pages / 2 / GMM__BUCKET + 1, most = pages * 3 / 2 / GMM__BUCKET + 1;
+	uint64_t buckets = pages / 2 / GMM__BUCKET + 1;
+	int rc = make_room(candidates, pages * 3 / 2 / GMM__BUCKET + 1);
 
-	if (buckets <= candidates->buckets && bytes_of(most) <= candidates->reserved_bytes)
-		return 0;
-	if (most > UINT32_MAX)
-		return -ENOMEM;
-	if (bytes_of(most) > candidates->reserved_bytes) {
-		struct gmm__candidates grown = *candidates;
-		grown.reserved_bytes = bytes_of(most);
-		grown.entry = gmm__mem_reserve(grown.mem, grown.reserved_bytes);
-		if (!grown.entry)
-			return -ENOMEM;
-		if (candidates->buckets)
-			memcpy(grown.entry, candidates->entry, bytes_of(candidates->buckets));
-		gmm__mem_unreserve(candidates->mem, candidates->entry, candidates->reserved_bytes);
-		*candidates = grown;
-	}
-	if (buckets > candidates->buckets)
-		spread(candidates, (uint32_t)buckets);
-	return 0;
+	if (rc == 0 && buckets > candidates->buckets)
+		spread(candidates, (uint32_t)(buckets > grown(candidates) ? buckets : grown(candidates)));
+	return rc;
 }
 
 void gmm__candidates_put(struct gmm__candidates *candidates, uint32_t fingerprint, gmm__page_id page)
@@ -124,9 +139,8 @@ void gmm__candidates_put(struct gmm__candidates *candidates, uint32_t fingerprin
 	if (!candidates->buckets)
 		return;
 	if (!find_place(candidates, fingerprint, false) && !find_place(candidates, fingerprint, true)) {
-		uint64_t buckets = candidates->buckets + candidates->buckets / 4 + 1ull;
-		if (bytes_of(buckets) <= candidates->reserved_bytes)
-			spread(candidates, (uint32_t)buckets); /* else a hint is lost */
+		if (bytes_of(grown(candidates)) <= candidates->reserved_bytes)
+			spread(candidates, (uint32_t)grown(candidates)); /* else a hint is lost */
 	}
 	put_or_evict(candidates, (struct gmm__candidate){ fingerprint, page });
 }
