@@ -393,12 +393,34 @@ static void rest(struct gmm__engine *engine)
 	pthread_mutex_unlock(&gmm->lock);
 }
 
+/* Debug builds recount everything now and then. */
+static void check_accounts(struct gmm__engine *engine)
+{
+#if GMM_DEBUG
+	enum { CHECK_PASSES = 32 };
+	if (engine->passes % CHECK_PASSES != 0)
+		return;
+	gmm__snapshot_begin(engine->gmm);
+	pthread_mutex_lock(&engine->gmm->lock);
+	const char *broken = gmm__accounts_validate(engine->gmm);
+	pthread_mutex_unlock(&engine->gmm->lock);
+	gmm__snapshot_end(engine->gmm);
+	if (broken) {
+		gmm__log(engine->gmm, GMM_LOG_ERROR, "the accounts do not add up: %s", broken);
+		__builtin_trap();
+	}
+#else
+	(void)engine;
+#endif
+}
+
 static void *scan_main(void *arg)
 {
 	struct gmm__engine *engine = arg;
 
 	while (!engine->stopping) {
 		gmm__engine_pass(engine);
+		check_accounts(engine);
 		rest(engine);
 	}
 	return NULL;

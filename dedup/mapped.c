@@ -79,23 +79,44 @@ static const uint8_t *mapped_bytes(const struct gmm__slot *slot, uint32_t page)
 
 /* ---- freeze to thaw ---------------------------------------------------------------------------------------- */
 
+enum { UNWATCH_TRIES = 100 };
+
+/* The kernel has no memory to end a watch: nobody may wait for ever at a hole of the range, so holes get zero pages. The
+ * next freeze there tries again. */
+static void fill_holes(struct gmm *gmm, uint8_t *host, uint64_t bytes)
+{
+	static const uint8_t zeros[GMM__PAGE_BYTES] __attribute__((aligned(GMM__PAGE_BYTES)));
+
+	for (uint64_t at = 0; at < bytes; at += GMM__PAGE_BYTES) /* -EEXIST: no hole */
+		gmm__sys_of(gmm)->uffd_copy(gmm->track_uffd, host + at, zeros, GMM__PAGE_BYTES);
+}
+
 /* MISSING|WP → WP for a part of the range that is still anonymous; wakes who waits there. */
 static void watch_again(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
 {
 	struct gmm *gmm = gmm_of(freeze->slot);
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first + at);
+	int rc = -ENOMEM;
 
-	sys->uffd_unwatch(gmm->track_uffd, host, bytes_of(count));
+	for (int i = 0; rc != 0 && i < UNWATCH_TRIES; i++)
+		rc = sys->uffd_unwatch(gmm->track_uffd, host, bytes_of(count));
+	if (rc != 0)
+		fill_holes(gmm, host, bytes_of(count));
+	/* Not tracked, if this fails: the pages stay as they are, and a survey finds them. */
 	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
 }
 
-/* Frames of replaced pages are freed many at a time: one call and one TLB flush. With freeze_lock. */
-static void empty_staging(struct gmm *gmm)
+/* Frames of replaced pages are freed many at a time: one call and one TLB flush. With freeze_lock. A staging that could
+ * not be emptied is not used again before it is: a move into a place that is taken is taken for done. */
+static int empty_staging(struct gmm *gmm)
 {
+	int rc = 0;
+
 	if (gmm->staging_pages)
-		gmm__sys_of(gmm)->advise(gmm->staging, bytes_of(gmm->staging_pages), MADV_DONTNEED);
-	gmm->staging_pages = 0;
+		rc = gmm__sys_of(gmm)->advise(gmm->staging, bytes_of(gmm->staging_pages), MADV_DONTNEED);
+	gmm->staging_pages = rc == 0 ? 0 : GMM__STAGING_PAGES;
+	return rc;
 }
 
 static void mapped_flush(struct gmm *gmm)
@@ -111,8 +132,8 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first);
 
-	if (gmm->staging_pages + freeze->count > GMM__STAGING_PAGES)
-		empty_staging(gmm);
+	if (gmm->staging_pages + freeze->count > GMM__STAGING_PAGES && empty_staging(gmm) != 0)
+		return -EAGAIN;
 	freeze->staging = gmm->staging + bytes_of(gmm->staging_pages);
 	int rc = sys->uffd_watch(gmm->track_uffd, host, bytes_of(freeze->count), GMM__WATCH_MISSING_WP);
 	if (rc != 0)

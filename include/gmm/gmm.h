@@ -16,7 +16,8 @@
  * and gmm_vm_destroy must be the last call on their object. Functions that change a mapping (discard,
  * unshare, pin, remove, destroy) wait until the engine has finished the batch it works on in that VM, at
  * most a few milliseconds. No function may be called from a signal handler or from the log callback. After
- * fork the child must not call the library on objects of its parent: GMM_ERR_WRONG_PROCESS.
+ * fork the child must not call the library on objects of its parent: GMM_ERR_WRONG_PROCESS. While such a child lives
+ * with guest RAM mapped (see MADV_DONTFORK), the pool gives no memory back.
  *
  * Errors: functions return GMM_OK (0) or a negative status and then changed nothing, unless stated otherwise;
  * results go to pointers named ret_*, untouched on failure. The library never prints, exits or aborts.
@@ -101,7 +102,8 @@ struct gmm_options {
 /* Fills in the defaults. */
 void gmm_options_init(struct gmm_options *options);
 
-/* Opens an instance. options NULL: the defaults. Needs Linux 6.8 and the right to use userfaultfd.
+/* Opens an instance. options NULL: the defaults. Needs Linux 6.8 and the right to use userfaultfd. A fork of a process
+ * that has an instance may open one of its own.
  * GMM_ERR_UNSUPPORTED_KERNEL, _NO_PERMISSION, _SWAP_UNSAFE, _NO_MEMORY, _INVALID_PARAMETER, _SYSTEM. */
 int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm);
 
@@ -263,7 +265,7 @@ int gmm_vm_why(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, uint64_t r
 int gmm_instance_stats(struct gmm *gmm, struct gmm_stats *ret_stats);
 int gmm_vm_stats(struct gmm_vm *vm, struct gmm_vm_stats *ret_stats);
 
-/* Recounts everything from the page tables and checks the accounting identities (INV-2 to INV-6). GMM_OK, or
+/* Recounts everything from the page tables and checks the accounting identities (INV-2, INV-3, INV-4, INV-6). GMM_OK, or
  * _SYSTEM with the first broken identity in the log. The engine waits meanwhile. */
 int gmm_instance_validate(struct gmm *gmm);
 
