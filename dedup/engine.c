@@ -109,30 +109,46 @@ static bool repairs_now(const struct gmm__engine *engine)
 	return engine->gmm->options.repair == GMM_REPAIR_PROMISED && looks_at_covers(engine);
 }
 
+/* Index and account of a region. Returns false when the VM or the slot is gone. */
+static bool judge_region(struct gmm__engine *engine, const struct gmm__region *region, uint32_t *ret_deferred)
+{
+	struct gmm_vm *vm = region->slot->vm;
+
+	if (!gmm__vm_claim(vm, false))
+		return false;
+	bool here = !region->slot->dead;
+	if (here) {
+		gmm__account_findings(region, engine->job.finding, &engine->progress);
+		urcu_bp_read_lock();
+		*ret_deferred = gmm__index_region(vm->domain->catalog, engine->backend, region, engine->job.finding,
+						  engine->retry_budget, engine->verdict);
+		urcu_bp_read_unlock();
+		gmm__account_verdicts(region, engine->verdict, &engine->progress);
+		exclude_foreign(engine, region);
+	}
+	gmm__vm_release(vm);
+	return here;
+}
+
 /* The merge thread's part of a region. */
 static void process(struct gmm__engine *engine)
 {
 	const struct gmm__region *region = &engine->job.region;
-	struct gmm__catalog *catalog = region->slot->vm->domain->catalog;
+	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .region = region,
+				    .catalog = region->slot->vm->domain->catalog, .verdict = engine->verdict,
+				    .progress = &engine->progress, .nominations = &engine->nominations,
+				    .waits = &engine->waits };
+	uint32_t deferred = 0;
 
-	if (!gmm__vm_claim(region->slot->vm, false))
+	if (!judge_region(engine, region, &deferred))
 		return;
-	if (region->slot->dead) {
-		gmm__vm_release(region->slot->vm);
-		return;
-	}
-	gmm__account_findings(region, engine->job.finding, &engine->progress);
-	urcu_bp_read_lock();
-	gmm__index_region(catalog, engine->backend, region, engine->job.finding, engine->retry_budget, engine->verdict);
-	urcu_bp_read_unlock();
-	gmm__account_verdicts(region, engine->verdict, &engine->progress);
-	exclude_foreign(engine, region);
-	gmm__vm_release(region->slot->vm);
 	collect_twins(engine, region->count);
-	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .catalog = catalog, .region = region,
-				    .verdict = engine->verdict, .progress = &engine->progress,
-				    .nominations = &engine->nominations, .waits = &engine->waits };
 	merge_runs(engine, &merge);
+	if (deferred) { /* what waited for a promotion just made */
+		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
+		if (judge_region(engine, region, &deferred))
+			merge_runs(engine, &merge);
+	}
 	if (repairs_now(engine))
 		gmm__repair_region(&merge);
 	engine->backend->flush(engine->gmm);
@@ -343,13 +359,17 @@ static void conclude(struct gmm__engine *engine)
 	engine->min_run = threshold > 1 ? threshold : 1;
 
 	schedule_cover(engine);
-	uint64_t work = done->merged + done->nominated + done->postponed + done->found, pages = 0;
+	uint64_t pages = 0, waiting = 0;
 	pthread_mutex_lock(&gmm->lock);
-	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next)
+	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		pages += vm->stats.pages;
+		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED];
+	}
+	/* Nothing was written, nothing waits: another pass would do nothing. */
+	bool nothing_left = waiting + done->nominated + done->postponed + done->found == 0;
 	bool little = (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
-	engine->quiet_passes = work == 0 ? 3 : little ? engine->quiet_passes + 1 : 0;
+	engine->quiet_passes = nothing_left ? 3 : little ? engine->quiet_passes + 1 : 0;
 	engine->retry_budget = left > gmm->max_mappings / 16;
 	engine->digested_pages += done->digested;
 	if (!must_leave(engine)) {

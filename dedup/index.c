@@ -39,8 +39,7 @@ static uint32_t index_fill(const struct indexing *in, uint32_t i, struct gmm__ve
 }
 
 /* A page found in an earlier pass. Those that repeat a word are read for it: they were present then. */
-static struct gmm__verdict index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page,
-					 const struct gmm__verdict *given)
+static struct gmm__verdict settle(const struct indexing *in, const struct gmm__backend *backend, uint32_t page)
 {
 	const struct gmm__slot *slot = in->region->slot;
 	uint32_t fingerprint = slot->value[page];
@@ -53,12 +52,22 @@ static struct gmm__verdict index_waiting(const struct indexing *in, const struct
 		if (gmm__fill_find(&in->catalog->fills, word))
 			return (struct gmm__verdict){ GMM__VERDICT_FILL, fingerprint, GMM__NIL, word };
 	}
-	struct gmm__verdict verdict = gmm__catalog_settle(in->catalog, fingerprint, gmm__slot_page_id(slot, page));
-	/* Its twin in this very region is being promoted: it joins that at the next pass. */
-	uint32_t twin = verdict.page - gmm__slot_page_id(slot, in->region->first);
-	if (verdict.kind == GMM__VERDICT_PROMOTE && twin < in->region->count && given[twin].kind == GMM__VERDICT_PROMOTE)
-		verdict.kind = GMM__VERDICT_NONE;
-	return verdict;
+	return gmm__catalog_settle(in->catalog, fingerprint, gmm__slot_page_id(slot, page));
+}
+
+/* True if the page has to wait: its twin in this very region is being promoted, and it is to join that. */
+static bool index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page,
+			  struct gmm__verdict *verdict)
+{
+	struct gmm__verdict *mine = &verdict[page - in->region->first];
+
+	*mine = settle(in, backend, page);
+	uint32_t twin = mine->page - gmm__slot_page_id(in->region->slot, in->region->first);
+	if (mine->kind != GMM__VERDICT_PROMOTE || twin >= in->region->count || verdict[twin].kind != GMM__VERDICT_PROMOTE ||
+	    twin == page - in->region->first)
+		return false;
+	mine->kind = GMM__VERDICT_NONE;
+	return true;
 }
 
 static void prefetch(const struct indexing *in, uint32_t i)
@@ -75,11 +84,12 @@ static void prefetch(const struct indexing *in, uint32_t i)
 	gmm__shared_prefetch(&in->catalog->shared, fingerprint);
 }
 
-void gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,
+uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,
 		       const struct gmm__region *region, const struct gmm__finding *finding, bool with_budget,
 		       struct gmm__verdict *ret_verdict)
 {
 	struct indexing in = { catalog, region, finding };
+	uint32_t deferred = 0;
 
 	memset(ret_verdict, 0, region->count * sizeof *ret_verdict);
 	pthread_mutex_lock(&catalog->lock);
@@ -99,9 +109,10 @@ void gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *
 								    gmm__slot_page_id(region->slot, page));
 			else if (finding[i].found == GMM__FOUND_NOTHING &&
 				 (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET)))
-				ret_verdict[i] = index_waiting(&in, backend, page, ret_verdict);
+				deferred += index_waiting(&in, backend, page, ret_verdict);
 			i++;
 		}
 	}
 	pthread_mutex_unlock(&catalog->lock);
+	return deferred;
 }
