@@ -171,7 +171,7 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
 		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
 		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
-		    region->slot->value[page] == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint))
+		    __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED) == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint))
 			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
 		finding[i].found = digest.kind == GMM__DIGEST_ZERO ? GMM__FOUND_ZERO :
 				   digest.kind == GMM__DIGEST_FILL ? GMM__FOUND_FILL : GMM__FOUND_OTHER;
@@ -360,6 +360,7 @@ static void conclude(struct gmm__engine *engine)
 
 	schedule_cover(engine);
 	uint64_t pages = 0, waiting = 0;
+	gmm__snapshot_begin(gmm);
 	pthread_mutex_lock(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		pages += vm->stats.pages;
@@ -380,6 +381,7 @@ static void conclude(struct gmm__engine *engine)
 	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
 	pthread_cond_broadcast(&gmm->changed);
 	pthread_mutex_unlock(&gmm->lock);
+	gmm__snapshot_end(gmm);
 }
 
 void gmm__engine_pass(struct gmm__engine *engine)

@@ -57,8 +57,7 @@ static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
 {
 	struct gmm *gmm = vm->gmm;
 
-	slot->first_chunk = gmm__chunk_table_take_slot(&gmm->chunks, chunks_of(slot->pages), slot);
-	if (slot->first_chunk == GMM__NIL)
+	if (!gmm__chunk_table_take_slot(&gmm->chunks, chunks_of(slot->pages), slot, &slot->first_chunk))
 		return GMM_ERR_LIMIT;
 	int status = gmm__mapped_watch(slot);
 	struct gmm__slots *old = status == GMM_OK ? gmm__vm_slots_change(vm, slot, NULL) : NULL;

@@ -34,11 +34,10 @@ static uint8_t needs_of(uint8_t state_byte)
 
 static uint8_t needs_of_region(const struct gmm__region *region)
 {
-	const uint8_t *state = region->slot->state + region->first;
 	uint8_t needs = 0;
 
 	for (uint32_t i = 0; i < region->count; i++)
-		needs |= needs_of(state[i]);
+		needs |= needs_of(gmm__slot_byte(region->slot, region->first + i));
 	return needs;
 }
 
@@ -122,7 +121,6 @@ static const struct question untracked = { { 0, GMM__IS_WPALLOWED | GMM__IS_FILE
 static int put(const struct question *question, const struct gmm__backend *backend, const struct gmm__region *region,
 	       int found, struct gmm__finding *finding)
 {
-	const uint8_t *state = region->slot->state + region->first;
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
 	int rc = backend->scan(region->slot, region->first, region->count, &question->filter, is);
 
@@ -131,9 +129,10 @@ static int put(const struct question *question, const struct gmm__backend *backe
 	if (found == 0)
 		memset(finding, 0, region->count * sizeof *finding);
 	for (uint32_t i = 0; i < region->count; i++) {
-		if (finding[i].found != GMM__FOUND_NOTHING || !(question->needs ? needs_of(state[i]) & question->needs : is[i]))
+		uint8_t state = gmm__slot_byte(region->slot, region->first + i);
+		if (finding[i].found != GMM__FOUND_NOTHING || !(question->needs ? needs_of(state) & question->needs : is[i]))
 			continue;
-		finding[i].found = question->judge(is[i], state[i]);
+		finding[i].found = question->judge(is[i], state);
 		found += finding[i].found != GMM__FOUND_NOTHING;
 	}
 	return found;

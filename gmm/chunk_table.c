@@ -52,31 +52,32 @@ static int add_leaves(struct gmm__chunk_table *table, gmm__chunk_id first, uint3
 	return 0;
 }
 
-static gmm__chunk_id take(struct gmm__chunk_table *table, uint32_t count, uintptr_t owner)
+static bool take(struct gmm__chunk_table *table, uint32_t count, uintptr_t owner, gmm__chunk_id *ret_first)
 {
 	pthread_mutex_lock(&table->lock);
 	gmm__chunk_id first = find_unused(table, count);
-	if (first != GMM__NIL && add_leaves(table, first, count) != 0)
-		first = GMM__NIL;
-	for (uint32_t i = 0; first != GMM__NIL && i < count; i++) {
-		gmm__chunk_id id = first + i;
-		atomic_store_explicit(&table->leaf[id / GMM__LEAF_CHUNKS][id % GMM__LEAF_CHUNKS], owner,
-				      memory_order_release);
+	bool ok = first != GMM__NIL && add_leaves(table, first, count) == 0;
+	if (ok) {
+		*ret_first = first;
+		for (gmm__chunk_id id = first; id < first + count; id++)
+			atomic_store_explicit(&table->leaf[id / GMM__LEAF_CHUNKS][id % GMM__LEAF_CHUNKS], owner,
+					      memory_order_release);
+		if (first == table->lowest)
+			table->lowest = first + count;
 	}
-	if (first == table->lowest)
-		table->lowest = first + count;
 	pthread_mutex_unlock(&table->lock);
-	return first;
+	return ok;
 }
 
-gmm__chunk_id gmm__chunk_table_take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner)
+bool gmm__chunk_table_take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner,
+				gmm__chunk_id *ret_first)
 {
-	return take(table, count, (uintptr_t)owner | TAG_SLOT);
+	return take(table, count, (uintptr_t)owner | TAG_SLOT, ret_first);
 }
 
-gmm__chunk_id gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner)
+bool gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner, gmm__chunk_id *ret_id)
 {
-	return take(table, 1, (uintptr_t)owner);
+	return take(table, 1, (uintptr_t)owner, ret_id);
 }
 
 void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count)

@@ -27,9 +27,11 @@ struct gmm__chunk_table {
 void gmm__chunk_table_init(struct gmm__chunk_table *table, struct gmm__mem *mem);
 void gmm__chunk_table_destroy(struct gmm__chunk_table *table);
 
-/* Takes `count` consecutive unused ids for an owner. Returns the first, or NIL when memory or ids ran out. */
-gmm__chunk_id gmm__chunk_table_take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner);
-gmm__chunk_id gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner);
+/* Takes `count` consecutive unused ids for an owner and writes the first to *ret_first before anybody can find the owner
+ * by them. False when memory or ids ran out. */
+bool gmm__chunk_table_take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner,
+				gmm__chunk_id *ret_first);
+bool gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner, gmm__chunk_id *ret_id);
 void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count);
 
 /* NULL when the id is unused or of the other kind. */

@@ -85,14 +85,15 @@ static bool add_chunk(struct gmm__pool *pool)
 	struct gmm__chunk *chunk = gmm__mem_alloc(pool->mem, sizeof *chunk);
 	if (!chunk)
 		return false;
+	chunk->file = (uint32_t)(file - pool->files);
+	chunk->file_chunk = file->chunks;
+	chunk->free = GMM__CHUNK_PAGES;
 	if (pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) != 0 ||
-	    !(chunk->id = gmm__chunk_table_take_chunk(pool->table, chunk))) {
+	    !gmm__chunk_table_take_chunk(pool->table, chunk, &chunk->id)) {
 		gmm__mem_free(pool->mem, chunk, sizeof *chunk);
 		return false;
 	}
-	chunk->file = (uint32_t)(file - pool->files);
-	chunk->file_chunk = file->chunks++;
-	chunk->free = GMM__CHUNK_PAGES;
+	file->chunks++;
 	pool->chunks[pool->n_chunks++] = chunk;
 	pool->free_pages += GMM__CHUNK_PAGES;
 	return true;

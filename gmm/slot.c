@@ -30,7 +30,7 @@ void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state st
 
 	slot->vm->stats.state_pages[old & GMM__STATE_MASK]--;
 	slot->vm->stats.state_pages[state]++;
-	slot->value[page] = value;
+	__atomic_store_n(&slot->value[page], value, __ATOMIC_RELAXED);
 	__atomic_store_n(&slot->state[page], (old & ~GMM__STATE_MASK) | state, __ATOMIC_RELAXED);
 }
 

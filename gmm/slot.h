@@ -52,9 +52,15 @@ struct gmm__slot {
 struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host);
 void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot);
 
+/* State and flags. */
+static inline uint8_t gmm__slot_byte(const struct gmm__slot *slot, uint32_t page)
+{
+	return __atomic_load_n(&slot->state[page], __ATOMIC_RELAXED);
+}
+
 static inline enum gmm_page_state gmm__slot_state(const struct gmm__slot *slot, uint32_t page)
 {
-	return __atomic_load_n(&slot->state[page], __ATOMIC_RELAXED) & GMM__STATE_MASK;
+	return gmm__slot_byte(slot, page) & GMM__STATE_MASK;
 }
 
 static inline uint8_t *gmm__slot_host(const struct gmm__slot *slot, uint32_t page)

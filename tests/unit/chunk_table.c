@@ -6,6 +6,21 @@
 
 #include "tests/unit/support/unit.h"
 
+/* The first id, or NIL. */
+static gmm__chunk_id take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner)
+{
+	gmm__chunk_id first;
+
+	return gmm__chunk_table_take_slot(table, count, owner, &first) ? first : GMM__NIL;
+}
+
+static gmm__chunk_id take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner)
+{
+	gmm__chunk_id id;
+
+	return gmm__chunk_table_take_chunk(table, owner, &id) ? id : GMM__NIL;
+}
+
 static struct gmm__sys sys;
 static struct gmm__mem mem;
 static struct gmm__chunk_table table;
@@ -45,8 +60,8 @@ static struct gmm__chunk *chunk(uintptr_t n)
 START_TEST(owners)
 {
 	setup();
-	gmm__chunk_id a = gmm__chunk_table_take_slot(&table, 3, slot(1));
-	gmm__chunk_id b = gmm__chunk_table_take_chunk(&table, chunk(2));
+	gmm__chunk_id a = take_slot(&table, 3, slot(1));
+	gmm__chunk_id b = take_chunk(&table, chunk(2));
 	ck_assert_uint_eq(a, 1); /* 0 is NIL */
 	ck_assert_uint_eq(b, 4);
 	for (gmm__chunk_id id = a; id < a + 3; id++) {
@@ -74,18 +89,18 @@ END_TEST
 START_TEST(lowest_ids_that_fit)
 {
 	setup();
-	gmm__chunk_id a = gmm__chunk_table_take_slot(&table, 4, slot(1));
-	gmm__chunk_id b = gmm__chunk_table_take_slot(&table, 4, slot(2));
-	gmm__chunk_id c = gmm__chunk_table_take_slot(&table, 4, slot(3));
+	gmm__chunk_id a = take_slot(&table, 4, slot(1));
+	gmm__chunk_id b = take_slot(&table, 4, slot(2));
+	gmm__chunk_id c = take_slot(&table, 4, slot(3));
 	gmm__chunk_table_give(&table, a, 2);
 	gmm__chunk_table_give(&table, b, 4);
 	ck_assert_ptr_null(gmm__chunk_table_slot(&table, b));
 	ck_assert_ptr_eq(gmm__chunk_table_slot(&table, a + 2), slot(1));
-	ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, 3, slot(4)), b);
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(5)), a);
-	ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, 2, slot(6)), c + 4);
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(7)), a + 1);
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(8)), b + 3);
+	ck_assert_uint_eq(take_slot(&table, 3, slot(4)), b);
+	ck_assert_uint_eq(take_chunk(&table, chunk(5)), a);
+	ck_assert_uint_eq(take_slot(&table, 2, slot(6)), c + 4);
+	ck_assert_uint_eq(take_chunk(&table, chunk(7)), a + 1);
+	ck_assert_uint_eq(take_chunk(&table, chunk(8)), b + 3);
 	teardown();
 }
 END_TEST
@@ -93,7 +108,7 @@ END_TEST
 START_TEST(across_leaves)
 {
 	setup();
-	gmm__chunk_id a = gmm__chunk_table_take_slot(&table, 3 * GMM__LEAF_CHUNKS, slot(1));
+	gmm__chunk_id a = take_slot(&table, 3 * GMM__LEAF_CHUNKS, slot(1));
 	ck_assert_uint_eq(a, 1);
 	ck_assert_ptr_eq(gmm__chunk_table_slot(&table, 3 * GMM__LEAF_CHUNKS), slot(1));
 	ck_assert_ptr_null(gmm__chunk_table_slot(&table, 3 * GMM__LEAF_CHUNKS + 1));
@@ -107,12 +122,12 @@ END_TEST
 START_TEST(ids_run_out)
 {
 	setup();
-	ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, GMM__CHUNK_ID_MAX + 1u, slot(1)), GMM__NIL);
-	ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, GMM__CHUNK_ID_MAX, slot(1)), 1);
+	ck_assert_uint_eq(take_slot(&table, GMM__CHUNK_ID_MAX + 1u, slot(1)), GMM__NIL);
+	ck_assert_uint_eq(take_slot(&table, GMM__CHUNK_ID_MAX, slot(1)), 1);
 	ck_assert_ptr_eq(gmm__chunk_table_slot(&table, GMM__CHUNK_ID_MAX), slot(1));
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(2)), GMM__NIL);
+	ck_assert_uint_eq(take_chunk(&table, chunk(2)), GMM__NIL);
 	gmm__chunk_table_give(&table, GMM__CHUNK_ID_MAX, 1);
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(2)), GMM__CHUNK_ID_MAX);
+	ck_assert_uint_eq(take_chunk(&table, chunk(2)), GMM__CHUNK_ID_MAX);
 	teardown();
 }
 END_TEST
@@ -121,12 +136,12 @@ START_TEST(no_memory_for_a_leaf)
 {
 	setup();
 	no_memory = true;
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(1)), GMM__NIL);
+	ck_assert_uint_eq(take_chunk(&table, chunk(1)), GMM__NIL);
 	no_memory = false;
-	ck_assert_uint_eq(gmm__chunk_table_take_chunk(&table, chunk(1)), 1);
+	ck_assert_uint_eq(take_chunk(&table, chunk(1)), 1);
 	no_memory = true;
-	ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, GMM__LEAF_CHUNKS, slot(2)), GMM__NIL);
-	ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, 2, slot(3)), 2);
+	ck_assert_uint_eq(take_slot(&table, GMM__LEAF_CHUNKS, slot(2)), GMM__NIL);
+	ck_assert_uint_eq(take_slot(&table, 2, slot(3)), 2);
 	no_memory = false;
 	teardown();
 }
@@ -159,7 +174,7 @@ START_TEST(readers_see_owners_or_nothing)
 	ck_assert_int_eq(pthread_create(&reader, NULL, read_all, &wrong), 0);
 	for (int round = 0; round < 2000; round++) {
 		for (gmm__chunk_id id = 1; id < 40; id++)
-			ck_assert_uint_eq(gmm__chunk_table_take_slot(&table, 1, slot(id)), id);
+			ck_assert_uint_eq(take_slot(&table, 1, slot(id)), id);
 		gmm__chunk_table_give(&table, 1, 39);
 	}
 	stop = true;

@@ -9,6 +9,14 @@
 
 #include "tests/unit/support/unit.h"
 
+/* The first id, or NIL. */
+static gmm__chunk_id take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner)
+{
+	gmm__chunk_id first;
+
+	return gmm__chunk_table_take_slot(table, count, owner, &first) ? first : GMM__NIL;
+}
+
 static struct gmm__sys sys;
 static struct gmm__mem mem;
 static struct gmm__chunk_table table;
@@ -435,7 +443,7 @@ START_TEST(where_pages_lie)
 	setup();
 	struct gmm__slot *ram = (struct gmm__slot *)(uintptr_t)8;
 	gmm__page_id first = take(GMM__CHUNK_PAGES, GMM__CHUNK_PAGES);
-	ck_assert_uint_ne(gmm__chunk_table_take_slot(&table, 3, ram), GMM__NIL);
+	ck_assert_uint_ne(take_slot(&table, 3, ram), GMM__NIL);
 	gmm__page_id second = take(GMM__CHUNK_PAGES, GMM__CHUNK_PAGES);
 	gmm__chunk_table_give(&table, gmm__page_chunk(first) + 1, 3);
 	gmm__page_id third = take(GMM__CHUNK_PAGES, GMM__CHUNK_PAGES);
