@@ -123,6 +123,7 @@ json_t *gmm__bench_converge_measure(
 	gmm__bench_set_count(result, "oracle_pages", oracle_pages);
 	add_costs(result, engine, &track);
 	engine->add_figures(result);
+	engine->add_details(result);
 	gmm__bench_set_count(result, "mappings", gmm__bench_count_mappings() - mappings_before);
 	json_object_set_new(result, "kernel_freed_bytes",
 		json_integer((json_int_t)used_before_bytes - (json_int_t)used_bytes()));

@@ -62,6 +62,7 @@ const struct bench_engine gmm__bench_engine_none = {
 	.cow_breaks = count_nothing,
 	.is_shared = share_nothing,
 	.add_figures = add_nothing,
+	.add_details = add_nothing,
 	.stop = do_nothing,
 };
 

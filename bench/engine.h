@@ -35,6 +35,7 @@ struct bench_engine {
 	bool (*is_shared)(const void *page);
 	void (*add_figures)(
 		json_t *into); /* zero_pages, sharing_pages, pool_pages, runs, metadata_bytes, ... */
+	void (*add_details)(json_t *into); /* what only gmm can tell: repairs, longest_freeze_ns, freezes */
 	void (*stop)(void);    /* the end; checks itself as far as it can */
 };
 

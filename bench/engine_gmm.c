@@ -52,7 +52,8 @@ static void start(const struct bench_options *options, const struct bench_guests
 	gmm_options.log = log_message;
 	gmm_options.max_mappings = options->max_mappings;
 	gmm_options.window_ms = options->window_ms;
-	gmm_options.cpu_percent = 0; /* full speed, as KSM runs */
+	gmm_options.cpu_percent = options->cpu_percent;
+	gmm_options.repair = options->repairs ? GMM_REPAIR_PROMISED : GMM_REPAIR_NEVER;
 	gmm_options.pass_interval_ms = options->pass_interval_ms;
 	check(gmm_instance_open(&gmm_options, &instance), "opening an instance");
 	vm_count = guests->count;
@@ -138,6 +139,18 @@ static void add_figures(json_t *into)
 	json_object_set_new(into, "engine_cpu_seconds", json_real(gmm__bench_seconds(stats.cpu_ns)));
 }
 
+static void add_details(json_t *into)
+{
+	struct gmm_stats stats = read_stats();
+	json_t *freezes = json_array();
+
+	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
+		json_array_append_new(freezes, json_integer((json_int_t)stats.freezes[i]));
+	json_object_set_new(into, "repairs", json_integer((json_int_t)stats.total.repairs));
+	json_object_set_new(into, "longest_freeze_ns", json_integer((json_int_t)stats.longest_freeze_ns));
+	json_object_set_new(into, "freezes", freezes);
+}
+
 static void stop(void)
 {
 	check(gmm_engine_stop(instance), "stopping the engine");
@@ -162,5 +175,6 @@ const struct bench_engine gmm__bench_engine_gmm = {
 	.cow_breaks = cow_breaks,
 	.is_shared = is_shared,
 	.add_figures = add_figures,
+	.add_details = add_details,
 	.stop = stop,
 };

@@ -165,6 +165,7 @@ static json_t *measure(
 	gmm__bench_set_count(result, "passes", engine->passes());
 	gmm__bench_set_count(result, "saved_pages", engine->saved_pages());
 	gmm__bench_set_count(result, "cow_breaks", engine->cow_breaks());
+	engine->add_details(result);
 	json_object_set_new(result, "verified", json_boolean(gmm__bench_guests_verify(guests)));
 	engine->stop();
 	free(threads);

@@ -17,6 +17,8 @@ enum {
 	OPTION_MAX_MAPPINGS = 256,
 	OPTION_WINDOW,
 	OPTION_INTERVAL,
+	OPTION_CPU_PERCENT,
+	OPTION_REPAIR,
 	OPTION_KSM_PAGES,
 	OPTION_KSM_SLEEP,
 	OPTION_TIMEOUT,
@@ -32,6 +34,9 @@ static const struct argp_option common_options[] = {
 		"Mappings that gmm may add. Default no limit: vm.max_map_count is raised for the run", 0 },
 	{ "window-ms", OPTION_WINDOW, "MS", 0, "How long gmm wants a page unwritten", 0 },
 	{ "pass-interval-ms", OPTION_INTERVAL, "MS", 0, "Time between gmm's passes once settled", 0 },
+	{ "cpu-percent", OPTION_CPU_PERCENT, "N", 0,
+		"CPU time that gmm may use, in percent of one processor. Default 0: no limit", 0 },
+	{ "repair", OPTION_REPAIR, NULL, 0, "Let gmm share pages again that were shared, then written", 0 },
 	{ "ksm-pages-to-scan", OPTION_KSM_PAGES, "N", 0, "KSM's batch. Default 20000", 0 },
 	{ "ksm-sleep-ms", OPTION_KSM_SLEEP, "MS", 0, "KSM's sleep between batches. Default 0", 0 },
 	{ "repeat", 'r', "N", 0, "Measure so often and report the run with the median", 0 },
@@ -113,6 +118,12 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_INTERVAL:
 		options->pass_interval_ms = (uint32_t)gmm__bench_option_number(state, arg, 1, 1e6);
+		return 0;
+	case OPTION_CPU_PERCENT:
+		options->cpu_percent = (uint32_t)gmm__bench_option_number(state, arg, 0, 1e4);
+		return 0;
+	case OPTION_REPAIR:
+		options->repairs = true;
 		return 0;
 	case OPTION_KSM_PAGES:
 		options->ksm_pages_to_scan = (uint64_t)gmm__bench_option_number(state, arg, 1, 1e9);

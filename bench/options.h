@@ -25,6 +25,8 @@ struct bench_options {
 	uint64_t max_mappings;     /* 0: no limit */
 	uint32_t window_ms;        /* of gmm */
 	uint32_t pass_interval_ms; /* of gmm */
+	uint32_t cpu_percent;      /* of gmm: its share of one processor; 0: no limit */
+	bool repairs;              /* gmm shares broken pages again */
 	uint64_t ksm_pages_to_scan;
 	uint64_t ksm_sleep_ms;
 	unsigned repeat;

@@ -171,6 +171,7 @@ static json_t *measure(
 	gmm__bench_set_real(result, "cpu_seconds", gmm__bench_seconds(cpu_ns));
 	gmm__bench_set_real(result, "writer_cpu_seconds", gmm__bench_seconds(writer_cpu_ns));
 	gmm__bench_set_count(result, "cow_breaks", engine->cow_breaks());
+	engine->add_details(result);
 	json_object_set_new(result, "verified", json_boolean(gmm__bench_guests_verify(guests)));
 	json_object_set_new(result, "samples", samples);
 	engine->stop();

@@ -139,6 +139,7 @@ static json_t *measure(
 		json_array_append_new(points, measure_point(engine, options, guests, steady->percents[i]));
 	json_object_update_missing(result, json_array_get(points, 0));
 	engine->pause();
+	engine->add_details(result);
 	json_object_set_new(result, "verified", json_boolean(gmm__bench_guests_verify(guests)));
 	engine->stop();
 	json_object_set_new(result, "points", points);

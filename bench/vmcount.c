@@ -25,7 +25,7 @@ static void divide(json_t *point, const char *to, const char *field, double divi
 static json_t *measure_count(const struct bench_engine *engine, const struct bench_options *options)
 {
 	static const char *const unused[] = { "engine", "kernel_freed_bytes", "cow_breaks",
-		"engine_cpu_seconds" };
+		"engine_cpu_seconds", "freezes", "repairs" };
 	json_t *point =
 		gmm__bench_run_median(engine, options, gmm__bench_converge_measure, NULL, "cpu_seconds");
 
