@@ -21,6 +21,7 @@ static const struct verb {
 	{ "cow", "time of the first write to a shared page", bench_cow },
 	{ "guest", "what the guests feel while an engine works at full speed", bench_guest },
 	{ "vmcount", "converge for a growing number of VMs", bench_vmcount },
+	{ "stages", "cost of each stage of gmm, for each page", bench_stages },
 };
 
 static void print_help(FILE *to)

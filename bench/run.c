@@ -125,6 +125,21 @@ json_t *gmm__bench_run_median(const struct bench_engine *engine, const struct be
 	return result;
 }
 
+json_t *gmm__bench_run_medians(const struct bench_engine *engine, const struct bench_options *options,
+	bench_measure_fn *measure, const void *arg)
+{
+	json_t *runs = json_array(), *result, *value;
+	const char *field;
+
+	for (unsigned n = 0; n < options->repeat; n++)
+		json_array_append_new(runs, gmm__bench_run(engine, options, measure, arg));
+	result = json_copy(json_array_get(runs, 0));
+	json_object_foreach(json_array_get(runs, 0), field, value) if (json_is_real(value))
+		gmm__bench_set_real(result, field, median_of(runs, field));
+	json_decref(runs);
+	return result;
+}
+
 json_t *gmm__bench_run_engines(
 	const struct bench_options *options, bench_measure_fn *measure, const void *arg, const char *field)
 {

@@ -18,6 +18,11 @@ json_t *gmm__bench_run(const struct bench_engine *engine, const struct bench_opt
 json_t *gmm__bench_run_median(const struct bench_engine *engine, const struct bench_options *options,
 	bench_measure_fn *measure, const void *arg, const char *field);
 
+/* Runs options->repeat times; the first run with the median of all runs in each field that is a real number.
+ */
+json_t *gmm__bench_run_medians(const struct bench_engine *engine, const struct bench_options *options,
+	bench_measure_fn *measure, const void *arg);
+
 /* Runs all engines of the options. One: its object. Several: an object with the object of each under its
  * name. */
 json_t *gmm__bench_run_engines(
