@@ -416,6 +416,8 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	stats->metadata_peak_bytes = gmm->mem.peak;
 	/* The pool is mapped once more to be read: 8 bytes of page table a page. */
 	stats->kernel_overhead_bytes = gmm->mappings * VMA_BYTES + stats->pool_pages * 8;
+	stats->profit_bytes = (int64_t)((stats->saved_pages + stats->total.state_pages[GMM_PAGE_ZERO]) * GMM_PAGE_SIZE) -
+			      (int64_t)(stats->metadata_bytes + stats->kernel_overhead_bytes);
 	stats->passes = gmm->ended.passes;
 	stats->cpu_ns = gmm->ended.cpu_ns;
 	stats->digested_pages = gmm->ended.digested_pages;

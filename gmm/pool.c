@@ -6,7 +6,7 @@
 
 #define FILE_BYTES (GMM__FILE_CHUNKS * GMM__CHUNK_BYTES)
 
-enum { CHUNKS_MAX = GMM__CHUNK_ID_MAX, FILES_MAX = 256, CHUNKS_STEP = 256 };
+enum { FILES_MAX = 256, CHUNKS_STEP = 256, SEARCH_CHUNKS = 64 };
 
 void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table,
 		    gmm__pool_gone_fn *gone, void *gone_arg)
@@ -112,14 +112,18 @@ static uint32_t free_span(const struct gmm__chunk *chunk, uint32_t page, uint32_
 }
 
 /* Where the next reservation starts, as an index into chunks and a page; returns how many slots are free there.
- * The lowest gap of `want` slots wins; without one, a chunk is added; without memory, any free slot. */
+ * The lowest gap of `want` slots among the first SEARCH_CHUNKS chunks with free slots wins, so that a large and
+ * fragmented pool does not make every search long; without one, a chunk is added; without memory, any free slot. */
 static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_chunk, uint32_t *ret_page)
 {
-	uint32_t best = 0;
+	uint32_t best = 0, searched = 0;
 
-	for (uint32_t c = 0; pool->free_pages && c < pool->n_chunks; c++) {
+	for (uint32_t c = 0; pool->free_pages && c < pool->n_chunks && searched < SEARCH_CHUNKS; c++) {
 		struct gmm__chunk *chunk = pool->chunks[c];
-		if (!chunk->free || (best && chunk->free <= best))
+		if (!chunk->free)
+			continue;
+		searched++;
+		if (best && chunk->free <= best)
 			continue;
 		for (uint32_t page = 0; page < GMM__CHUNK_PAGES; page++) {
 			uint32_t n = free_span(chunk, page, want);

@@ -249,6 +249,7 @@ struct gmm_stats {
 	uint64_t metadata_bytes;                /* our own tables now */
 	uint64_t metadata_peak_bytes;           /* and at their largest */
 	uint64_t kernel_overhead_bytes;         /* estimate: VMAs and page tables that sharing added */
+	int64_t profit_bytes;                   /* memory given back, net: zero and saved pages - metadata - overhead */
 	uint64_t passes;                        /* full passes since the instance was opened */
 	uint64_t cpu_ns;                        /* CPU time of the engine's threads, user and system */
 	uint64_t digested_pages;                /* pages read by the digest stage */
