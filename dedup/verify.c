@@ -5,11 +5,6 @@
 
 #include "dedup/digest.h"
 
-static bool is_word(const uint8_t *bytes, uint64_t word)
-{
-	return memcmp(bytes, &word, sizeof word) == 0 && gmm__digest_is_fill(bytes);
-}
-
 enum { STEP = 256, LINE = 64 };
 
 /* Like memcmp(a, b, 4096) == 0, while it brings the pages that are compared next into the cache. */
@@ -24,6 +19,14 @@ static bool equal_pages(const uint8_t *a, const uint8_t *b, const uint8_t *next_
 			return false;
 	}
 	return true;
+}
+
+/* True if the page repeats the word; brings the next page into the cache. */
+static bool is_word(const uint8_t *bytes, uint64_t word)
+{
+	for (uint32_t line = 0; line < GMM__PAGE_BYTES; line += LINE)
+		__builtin_prefetch(bytes + GMM__PAGE_BYTES + line);
+	return memcmp(bytes, &word, sizeof word) == 0 && gmm__digest_is_fill(bytes);
 }
 
 void gmm__verify_frozen(const struct gmm__freeze *freeze, const struct gmm__pool *pool, const struct gmm__run *run,
@@ -47,5 +50,6 @@ void gmm__verify_frozen(const struct gmm__freeze *freeze, const struct gmm__pool
 
 bool gmm__verify_twins(const uint8_t *bytes, const uint8_t *twin)
 {
-	return memcmp(bytes, twin, GMM__PAGE_BYTES) == 0;
+	/* The pages behind them are likely to be the next twins. */
+	return equal_pages(bytes, twin, bytes + GMM__PAGE_BYTES, twin + GMM__PAGE_BYTES);
 }
