@@ -289,12 +289,9 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 
 /* ---- the engine ------------------------------------------------------------------------------------------------------------ */
 
-int gmm_engine_start(struct gmm *gmm)
+/* Starts the engine or lets a pausing one go on. With ram_lock, so that two threads do not start two engines. */
+static int start_engine(struct gmm *gmm)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
 	pthread_mutex_lock(&gmm->lock);
 	struct gmm__engine *engine = gmm->engine;
 	bool runs = engine && !engine->pausing;
@@ -307,6 +304,18 @@ int gmm_engine_start(struct gmm *gmm)
 	if (runs)
 		return GMM_ERR_WRONG_ORDER;
 	return engine ? GMM_OK : gmm__engine_start(gmm, gmm__backend_mapped());
+}
+
+int gmm_engine_start(struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	pthread_mutex_lock(&gmm->ram_lock);
+	int status = start_engine(gmm);
+	pthread_mutex_unlock(&gmm->ram_lock);
+	return status;
 }
 
 int gmm_engine_pause(struct gmm *gmm)
@@ -334,7 +343,9 @@ int gmm_engine_stop(struct gmm *gmm)
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
+	pthread_mutex_lock(&gmm->ram_lock);
 	gmm__engine_stop(gmm);
+	pthread_mutex_unlock(&gmm->ram_lock);
 	return GMM_OK;
 }
 

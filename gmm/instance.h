@@ -2,7 +2,7 @@
  *
  * Lock ranks (a thread takes locks only in rising order; none is held over a byte compare or a system call
  * that can wait for the guest):
- *    5  gmm.ram_lock     adding and removing RAM; whoever has it may read every VM's array of slots
+ *    5  gmm.ram_lock     adding and removing RAM, starting and stopping the engine; whoever has it may read every VM's array of slots
  *   10  gmm.lock         lists, claims, snapshots, engine state
  *   20  catalog.lock     indexes of a trust domain
  *   30  pool.lock        slots, references, covers
