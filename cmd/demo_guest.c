@@ -1,4 +1,4 @@
-/* The demo's guests: their memory, their writes, and the check of every byte. */
+/* The demo's guests: their writes, and the check of every byte. */
 #include <string.h>
 
 #include "cmd/demo.h"
@@ -22,7 +22,7 @@ static uint64_t mix(uint64_t x)
 
 /* Whether the guest writes to the page, and what. A function of both, so that nothing has to be remembered;
  * the guests write to different pages, or what one breaks another would break too. */
-static bool guest_writes(const struct demo_guest *guest, uint64_t page, struct guest_write *ret_write)
+static bool guest_writes(const struct guest *guest, uint64_t page, struct guest_write *ret_write)
 {
 	uint64_t random = mix((uint64_t)guest->number << 40 | page);
 	if (random >> 58 != 0)
@@ -32,25 +32,7 @@ static bool guest_writes(const struct demo_guest *guest, uint64_t page, struct g
 	return true;
 }
 
-int gmm__demo_guest_create(struct demo_guest *guest, struct gmm *gmm)
-{
-	struct gmm_vm_options options;
-	gmm_vm_options_init(&options);
-	options.name = guest->name;
-	int status = gmm_vm_create(gmm, &options, &guest->vm);
-	if (status != GMM_OK)
-		return status;
-	void *ram;
-	status = gmm_vm_create_ram(guest->vm, 0, guest->trace->pages * GMM_PAGE_SIZE, &ram);
-	if (status != GMM_OK)
-		return status;
-	guest->ram = ram;
-	for (uint64_t page = 0; page < guest->trace->pages; page++)
-		gmm__trace_fill(guest->ram + page * GMM_PAGE_SIZE, gmm__trace_word(guest->trace, page));
-	return GMM_OK;
-}
-
-uint64_t gmm__demo_guest_write(struct demo_guest *guest)
+uint64_t gmm__demo_guest_write(const struct guest *guest)
 {
 	uint64_t written_pages = 0;
 	struct guest_write write;
@@ -62,18 +44,17 @@ uint64_t gmm__demo_guest_write(struct demo_guest *guest)
 		words[write.word] = write.value;
 		written_pages++;
 	}
-	guest->has_written = true;
 	return written_pages;
 }
 
-bool gmm__demo_guest_verify(const struct demo_guest *guest, uint64_t *ret_page)
+bool gmm__demo_guest_verify(const struct guest *guest, uint64_t *ret_page)
 {
 	for (uint64_t page = 0; page < guest->trace->pages; page++) {
 		const unsigned char *bytes = guest->ram + page * GMM_PAGE_SIZE;
 		uint64_t word = gmm__trace_word(guest->trace, page);
 		struct guest_write write;
 		bool right;
-		if (guest->has_written && guest_writes(guest, page, &write)) {
+		if (guest_writes(guest, page, &write)) {
 			uint64_t expected[PAGE_WORDS];
 			gmm__trace_fill(expected, word);
 			expected[write.word] = write.value;

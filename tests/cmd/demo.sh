@@ -48,6 +48,7 @@ check "no more than possible" '.saved_pages <= .oracle_pages'
 check "sum" '.saved_pages == .zero_pages + .sharing_pages - .pool_pages'
 check "traces" '.vms == 3 and .pages == 3 * 98304 and .oracle_pages == 176200'
 check "writes" '.cow_breaks > 0'
+check "freezes" '.longest_freeze_ns > 0 and .freezes > 0 and .freezes_over_200us <= .freezes'
 check "verified" '.verified == true'
 
 # ---- other traces
