@@ -18,6 +18,7 @@ enum cmd_exit {
 /* Each takes its own arguments, with argv[0] "gmm-dedup VERB", and returns an exit code. */
 int cmd_demo(int argc, char **argv);
 int cmd_estimate(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 
 /* The value of a numeric option. Ends the command with a message and CMD_USAGE unless text is a decimal
  * number in [min, max]. */
