@@ -1,9 +1,9 @@
 /* stages: what each stage of the engine costs a page, measured stage by stage.
  *
  * Passes are made by hand, a region at a time and in the engine's order, on one thread and without its CPU
- * limit, until one merges nothing; each stage is timed by itself. Therefore this file, and only this one, sees
- * the library's internals (tests/layers). What the engine does between the stages is left out: handing regions
- * from thread to thread, looking for foreign mappings, and bookkeeping that is not the stage's own. */
+ * limit, until one merges nothing; each stage is timed by itself. Therefore this file, and only this one,
+ * sees the library's internals (tests/layers). What the engine does between the stages is left out: handing
+ * regions from thread to thread, looking for foreign mappings, and bookkeeping that is not the stage's own. */
 #include "bench/verbs.h"
 
 #include "bench/clock.h"
