@@ -33,7 +33,7 @@ static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32
 	if (index >= slot->pages || __atomic_load_n(&slot->value[index], __ATOMIC_RELAXED) != fingerprint)
 		return GMM_PAGE_STATES;
 	enum gmm_page_state state = gmm__slot_state(slot, index);
-	return state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED ? state : GMM_PAGE_STATES;
+	return gmm__state_is_candidate(state) ? state : GMM_PAGE_STATES;
 }
 
 static bool is_stale(const void *arg, const struct gmm__candidate *entry)
@@ -95,7 +95,7 @@ static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t finger
 		verdict.page = hint->page;
 		catalog->twins += !settle;
 	}
-	if (state != GMM_PAGE_NOMINATED || settle)
+	if (state == GMM_PAGE_UNIQUE || state == GMM_PAGE_STATES || settle)
 		hint->page = self;
 	return verdict;
 }

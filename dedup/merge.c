@@ -58,7 +58,7 @@ static enum twins compare_twins(const struct piece *p, uint32_t page, struct gmm
 	const struct gmm__backend *backend = p->merge->backend;
 	enum gmm_page_state state = twin < slot->pages ? gmm__slot_state(slot, twin) : GMM_PAGE_ABSENT;
 
-	if (slot->dead || (state != GMM_PAGE_UNIQUE && state != GMM_PAGE_NOMINATED))
+	if (slot->dead || !gmm__state_is_candidate(state))
 		return TWINS_GONE;
 	const uint8_t *other = backend->bytes(slot, twin);
 	if (gmm__verify_twins(backend->bytes(p->slot, page), other))

@@ -84,6 +84,12 @@ static inline bool gmm__state_is_covered(enum gmm_page_state state)
 	return gmm__state_is_shared(state) || state == GMM_PAGE_BROKEN;
 }
 
+/* Private and quiet, with a fingerprint: others may find it as their twin. */
+static inline bool gmm__state_is_candidate(enum gmm_page_state state)
+{
+	return state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED || state == GMM_PAGE_BUDGET;
+}
+
 /* Has memory of its own. */
 static inline bool gmm__state_is_private(enum gmm_page_state state)
 {
