@@ -26,6 +26,26 @@ START_TEST(pages_that_differ_in_one_byte)
 }
 END_TEST
 
+/* Two of three guests have the same page, and the third one that differs from it in a word: whichever comes first, the two
+ * share in the end. */
+START_TEST(nearly_equal_page_does_not_keep_others_apart)
+{
+	struct fake_guest *guest[3];
+
+	world = fake_open();
+	for (int g = 0; g < 3; g++) {
+		guest[g] = fake_guest_new(NULL, 96);
+		fake_fill_range(guest[g], 0, 96, 1);
+	}
+	for (uint32_t i = 0; i < 96; i++)
+		fake_write(guest[i % 3], i, i * 5, 1);
+	fake_passes(40);
+	ck_assert_uint_eq(fake_count(guest[0], GMM_PAGE_SHARED) + fake_count(guest[1], GMM_PAGE_SHARED) +
+			  fake_count(guest[2], GMM_PAGE_SHARED), 192);
+	fake_close();
+}
+END_TEST
+
 /* Zero but for one word, and fill pages but for one word. */
 START_TEST(pages_that_are_almost_zero_or_fill)
 {
@@ -309,7 +329,8 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		pages_that_differ_in_one_byte, pages_that_are_almost_zero_or_fill,
+		pages_that_differ_in_one_byte,
+		nearly_equal_page_does_not_keep_others_apart, pages_that_are_almost_zero_or_fill,
 		false_fingerprint_of_a_shared_page, false_twins, entry_of_a_page_with_other_bytes,
 		fill_pages_share_an_extent, fill_page_that_changed, extent_that_lost_pages,
 		extent_that_lost_its_first_page, lone_fill_pages_are_twins, broken_pages_are_found,
