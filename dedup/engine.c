@@ -190,64 +190,69 @@ static bool must_leave(struct gmm__engine *engine)
 /* Hands the job to the merge thread and waits for it. Without threads (tests) it is done here. */
 static void run_job(struct gmm__engine *engine)
 {
-	struct gmm *gmm = engine->gmm;
-
 	if (!engine->merge_thread) {
 		process(engine);
 		return;
 	}
-	pthread_mutex_lock(&gmm->lock);
+	pthread_mutex_lock(&engine->job_lock);
 	engine->job_ready = true;
 	pthread_cond_broadcast(&engine->job_changed);
 	while (engine->job_ready)
-		pthread_cond_wait(&engine->job_changed, &gmm->lock);
-	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
-	pthread_mutex_unlock(&gmm->lock);
+		pthread_cond_wait(&engine->job_changed, &engine->job_lock);
+	pthread_mutex_unlock(&engine->job_lock);
 }
 
 static void *merge_main(void *arg)
 {
 	struct gmm__engine *engine = arg;
-	struct gmm *gmm = engine->gmm;
 
-	pthread_mutex_lock(&gmm->lock);
+	pthread_mutex_lock(&engine->job_lock);
 	for (;;) {
 		while (!engine->job_ready && !engine->merge_stopping)
-			pthread_cond_wait(&engine->job_changed, &gmm->lock);
+			pthread_cond_wait(&engine->job_changed, &engine->job_lock);
 		if (!engine->job_ready)
 			break;
-		pthread_mutex_unlock(&gmm->lock);
+		pthread_mutex_unlock(&engine->job_lock);
 		process(engine);
-		pthread_mutex_lock(&gmm->lock);
+		engine->cpu_ns[1] = gmm__sys_of(engine->gmm)->thread_cpu_ns();
+		pthread_mutex_lock(&engine->job_lock);
 		engine->job_ready = false;
-		engine->cpu_ns[1] = gmm__sys_of(gmm)->thread_cpu_ns();
 		pthread_cond_broadcast(&engine->job_changed);
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	pthread_mutex_unlock(&engine->job_lock);
 	return NULL;
 }
 
 /* ---- passes ------------------------------------------------------------------------------------------------------ */
 
-/* Rests when the engine is ahead of its CPU budget. No claim and no lock is held, so that nobody waits meanwhile. */
-static void keep_budget(struct gmm__engine *engine)
+/* The engine has to leave the region's VM, its slot, or everything. */
+static bool must_leave_region(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	return must_leave(engine) || region->slot->vm->dead || region->slot->dead;
+}
+
+/* Rests when the engine is ahead of its CPU budget, unless somebody waits for it to leave. */
+static void keep_budget(struct gmm__engine *engine, const struct gmm__region *region)
 {
 	struct gmm *gmm = engine->gmm;
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint32_t percent = engine->cpu_percent;
 
 	if (!engine->merge_thread)
 		return;
-	pthread_mutex_lock(&gmm->lock);
 	engine->cpu_ns[0] = sys->thread_cpu_ns();
 	uint64_t now = sys->clock_ns();
-	uint64_t rest = gmm__budget_rest(&engine->budget, engine->cpu_percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
-	uint32_t percent = engine->cpu_percent;
-	while (rest && !must_leave(engine) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
+	uint64_t rest = gmm__budget_rest(&engine->budget, percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
+	if (rest == 0)
+		return;
+	pthread_mutex_lock(&gmm->lock);
+	while (!must_leave_region(engine, region) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
 		;
 	pthread_mutex_unlock(&gmm->lock);
 }
 
-/* Returns false when the VM, the slot or the engine has to be left. */
+/* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
+ * this thread may be stopped for long. */
 static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
 {
 	struct gmm__scan_options options = {
@@ -257,20 +262,15 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1,
 		.with_budget = engine->retry_budget,
 	};
-	struct gmm *gmm = engine->gmm;
 	struct gmm__finding *finding = engine->job.finding;
 
-	int found = gmm__scan_region(engine->backend, region, &options, finding);
-	if (found > 0) {
+	if (gmm__scan_region(engine->backend, region, &options, finding) > 0) {
 		digest_region(engine, region, finding);
 		engine->job.region = *region;
 		run_job(engine);
 	}
-	keep_budget(engine);
-	pthread_mutex_lock(&gmm->lock);
-	bool stay = !must_leave(engine) && !region->slot->vm->dead && !region->slot->dead;
-	pthread_mutex_unlock(&gmm->lock);
-	return stay;
+	keep_budget(engine, region);
+	return !must_leave_region(engine, region);
 }
 
 static bool scan_slot(struct gmm__engine *engine, struct gmm__slot *slot)
@@ -371,7 +371,10 @@ static void conclude(struct gmm__engine *engine)
 	bool little = (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
 	engine->quiet_passes = nothing_left ? 3 : little ? engine->quiet_passes + 1 : 0;
-	engine->retry_budget = left > gmm->max_mappings / 16;
+	/* Pages refused for the budget are tried again when a good part of it is free that was not then. */
+	if (done->over_budget)
+		engine->full_at = mappings;
+	engine->retry_budget = mappings + gmm->max_mappings / 16 < engine->full_at;
 	engine->digested_pages += done->digested;
 	if (!must_leave(engine)) {
 		engine->passes++;
@@ -476,10 +479,10 @@ static void stop_threads(struct gmm__engine *engine)
 	pthread_mutex_unlock(&gmm->lock);
 	if (engine->scan_thread)
 		sys->thread_join(engine->scan_thread);
-	pthread_mutex_lock(&gmm->lock);
+	pthread_mutex_lock(&engine->job_lock);
 	engine->merge_stopping = true;
 	pthread_cond_broadcast(&engine->job_changed);
-	pthread_mutex_unlock(&gmm->lock);
+	pthread_mutex_unlock(&engine->job_lock);
 	if (engine->merge_thread)
 		sys->thread_join(engine->merge_thread);
 }
@@ -487,6 +490,7 @@ static void stop_threads(struct gmm__engine *engine)
 static void free_engine(struct gmm__engine *engine)
 {
 	pthread_cond_destroy(&engine->job_changed);
+	pthread_mutex_destroy(&engine->job_lock);
 	gmm__mem_free(&engine->gmm->mem, engine, sizeof *engine);
 }
 
@@ -502,8 +506,10 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
 	engine->cover_interval = 1;
 	engine->cpu_percent = gmm->options.cpu_percent;
 	engine->waits = (struct gmm__waits){ .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
+	engine->full_at = UINT64_MAX;
 	engine->retry_budget = true;
 	pthread_cond_init(&engine->job_changed, NULL);
+	pthread_mutex_init(&engine->job_lock, NULL);
 	if (start_threads(engine) != 0) {
 		stop_threads(engine);
 		free_engine(engine);

@@ -31,22 +31,26 @@ struct gmm__engine {
 	/* Guarded by gmm.lock, signalled by gmm.changed. */
 	_Atomic bool stopping;
 	_Atomic bool pausing;
-	bool merge_stopping;
 	bool disturbed;            /* new RAM came during this pass */
 	bool resting;              /* the scan thread is between passes */
 	bool settled;
-	bool job_ready;            /* the merge thread has work */
-	pthread_cond_t job_changed; /* with gmm.lock */
 	uint64_t passes;
-	uint64_t cpu_ns[2];        /* of the scan and the merge thread */
 	uint64_t digested_pages;
-	uint32_t cpu_percent;      /* limit in force */
+	_Atomic uint64_t cpu_ns[2]; /* of the scan and the merge thread */
+	_Atomic uint32_t cpu_percent; /* limit in force */
 	struct gmm__waits waits;
+
+	/* The job's handover. A mutex of its own (a leaf): the scan thread, at idle priority, may be stopped while it has it. */
+	pthread_mutex_t job_lock;
+	pthread_cond_t job_changed;
+	bool job_ready;                 /* the merge thread has work */
+	bool merge_stopping;
 
 	/* The scan thread's, and the merge thread's while a job is ready. */
 	struct gmm__job job;
 	struct gmm__progress progress;  /* of this pass */
 	uint32_t min_run;               /* shortest run merged in this pass */
+	uint64_t full_at;               /* mappings there were when the budget was last found spent; UINT64_MAX: never */
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */

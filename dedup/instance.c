@@ -231,9 +231,7 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 	vm->priority = options->priority;
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
 	pthread_mutex_lock(&gmm->lock);
-	struct gmm__domain *domain = find_domain(gmm, name);
-	if (!domain)
-		domain = new_domain(gmm, name);
+	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
 	bool room = gmm->n_vms < VM_MAX;
 	if (vm->slots && domain && room) {
 		vm->number = ++gmm->next_vm_number;
@@ -247,7 +245,7 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 		return GMM_OK;
 	}
 	pthread_mutex_unlock(&gmm->lock);
-	if (domain && domain->vms == 0)
+	if (domain && !found)
 		free_domain(gmm, domain);
 	if (vm->slots)
 		gmm__vm_slots_free(vm, vm->slots);
@@ -355,7 +353,7 @@ int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
-	uint64_t deadline = timeout_ms < 0 ? INT64_MAX : gmm__sys_of(gmm)->clock_ns() + (uint64_t)timeout_ms * 1000000;
+	uint64_t deadline = timeout_ms < 0 || timeout_ms > INT64_MAX / 2000000 ? INT64_MAX : gmm__sys_of(gmm)->clock_ns() + (uint64_t)timeout_ms * 1000000;
 	int status = GMM_OK;
 	bool time_left = true;
 

@@ -245,10 +245,9 @@ static int mapped_hold(struct gmm__slot *slot, uint32_t first, uint32_t count)
 	uint8_t *host = gmm__slot_host(slot, first);
 
 	int rc = sys->uffd_watch(gmm->freeze_uffd, host, bytes_of(count), GMM__WATCH_WP);
-	if (rc != 0)
-		return rc;
-	rc = sys->uffd_protect(gmm->freeze_uffd, host, bytes_of(count), true);
-	if (rc != 0)
+	if (rc == 0)
+		rc = sys->uffd_protect(gmm->freeze_uffd, host, bytes_of(count), true);
+	if (rc != 0) /* part of it may be watched */
 		sys->uffd_unwatch(gmm->freeze_uffd, host, bytes_of(count));
 	return rc;
 }

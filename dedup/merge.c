@@ -38,6 +38,11 @@ static struct gmm__slot *claim_twin(const struct gmm__merge *m, gmm__page_id twi
 	struct gmm__slot *slot = gmm__chunk_table_slot(&m->gmm->chunks, gmm__page_chunk(twin));
 	if (slot && (slot->vm->domain->catalog != m->catalog || (slot->vm != own && !gmm__vm_try_claim(slot->vm))))
 		slot = NULL;
+	if (slot && slot->dead) { /* it may be freed as soon as we leave the section */
+		if (slot->vm != own)
+			gmm__vm_release(slot->vm);
+		slot = NULL;
+	}
 	urcu_bp_read_unlock(); /* the claim keeps it from now on */
 	return slot;
 }
@@ -277,6 +282,7 @@ static void account_page(struct piece *p, uint32_t i)
 		break;
 	case GMM__FROZEN_RESTORED:
 		if (p->equal[i]) { /* the mapping limit of the kernel, or no memory for the pool */
+			p->merge->progress->over_budget = true;
 			gmm__slot_set(p->slot, page, GMM_PAGE_BUDGET, fingerprint);
 		} else {
 			stats->raced++;
@@ -347,6 +353,7 @@ static bool merge_piece(struct piece *p)
 		return false;
 	}
 	bool fits = within_budget(p);
+	p->merge->progress->over_budget |= !fits;
 	for (uint32_t i = 0; i < p->count; i++)
 		p->filled[i] = p->equal[i] = false;
 	int rc = fits ? replace(p) : 0;

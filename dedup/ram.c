@@ -270,11 +270,28 @@ static int end_mappings(struct gmm__slot *slot, enum gmm_ram_end end)
 	return privatise_part(&part, false);
 }
 
+/* Forgets the pins that lie in a slot. One that reaches into other slots stays theirs. */
+static void drop_pins(struct gmm__slot *slot)
+{
+	struct gmm__pin **link = &slot->vm->pins;
+
+	while (*link) {
+		struct gmm__pin *pin = *link;
+		if (pin->gfn >= slot->gfn && pin->gfn + pin->pages <= slot->gfn + slot->pages) {
+			*link = pin->next;
+			gmm__mem_free(&slot->vm->gmm->mem, pin, sizeof *pin);
+		} else {
+			link = &pin->next;
+		}
+	}
+}
+
 /* Takes a slot whose mappings ended out of all tables. */
 static void unlink_slot(struct gmm__slot *slot)
 {
 	struct gmm_vm *vm = slot->vm;
 
+	drop_pins(slot);
 	for (uint32_t i = 0; i < slot->pages; i++)
 		slot->state[i] &= GMM__STATE_MASK;
 	gmm__account_uncovered(slot, 0, slot->pages, GMM_PAGE_ABSENT);
@@ -333,7 +350,10 @@ int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end e
 	pthread_mutex_lock(&gmm->ram_lock);
 	struct gmm__slot *slot = gmm__vm_find(vm, guest_addr / GMM__PAGE_BYTES);
 	if (slot && slot->gfn * GMM__PAGE_BYTES == guest_addr) {
+		pthread_mutex_lock(&gmm->lock);
 		slot->dead = true;
+		pthread_cond_broadcast(&gmm->changed); /* the engine may be resting in it */
+		pthread_mutex_unlock(&gmm->lock);
 		gmm__engine_wait_left(vm);
 		status = remove_slot(slot, end);
 		if (status != GMM_OK)
@@ -345,25 +365,46 @@ int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end e
 
 /* ---- the end of a VM -------------------------------------------------------------------------------------------------------- */
 
-static int end_all_mappings(struct gmm_vm *vm, enum gmm_ram_end end)
+/* Ends slots one after the other, the caller's RAM first, since it is what can fail. Each that ended is out of all tables
+ * at once, whatever becomes of the others. */
+static int end_slots(struct gmm_vm *vm, enum gmm_ram_end end)
 {
 	struct need need = { 0 };
-	int status = GMM_OK;
 
 	for (uint32_t i = 0; end == GMM_RAM_KEEP && i < vm->slots->n; i++) {
 		struct gmm__part part = whole(vm->slots->slot[i]);
 		if (!part.slot->created)
 			add_need(&part, &need);
 	}
-	status = check_need(vm->gmm, &need);
-	/* The caller's RAM first: it is what can fail. */
-	for (uint32_t i = 0; status == GMM_OK && i < vm->slots->n; i++)
-		if (!vm->slots->slot[i]->created)
-			status = end_mappings(vm->slots->slot[i], end);
-	for (uint32_t i = 0; status == GMM_OK && i < vm->slots->n; i++)
-		if (vm->slots->slot[i]->created)
-			status = end_mappings(vm->slots->slot[i], end);
+	int status = check_need(vm->gmm, &need);
+	for (int created = 0; created <= 1; created++) {
+		for (uint32_t i = 0; status == GMM_OK && i < vm->slots->n; i++) {
+			struct gmm__slot *slot = vm->slots->slot[i];
+			if (slot->created != created)
+				continue;
+			status = end_mappings(slot, end);
+			if (status == GMM_OK) {
+				slot->dead = true;
+				unlink_slot(slot);
+			}
+		}
+	}
 	return status;
+}
+
+/* Frees the slots that ended and closes the gaps in the array: nobody reads it now but under the claim or ram_lock. */
+static void free_ended_slots(struct gmm_vm *vm)
+{
+	uint32_t left = 0;
+
+	urcu_bp_synchronize_rcu();
+	for (uint32_t i = 0; i < vm->slots->n; i++) {
+		if (vm->slots->slot[i]->dead)
+			gmm__slot_free(&vm->gmm->mem, vm->slots->slot[i]);
+		else
+			vm->slots->slot[left++] = vm->slots->slot[i];
+	}
+	vm->slots->n = left;
 }
 
 static struct gmm__slots no_slots; /* of a VM at its end; never changed */
@@ -372,6 +413,7 @@ static void set_dead(struct gmm_vm *vm, bool dead)
 {
 	pthread_mutex_lock(&vm->gmm->lock);
 	vm->dead = dead;
+	pthread_cond_broadcast(&vm->gmm->changed); /* the engine may be resting in it */
 	pthread_mutex_unlock(&vm->gmm->lock);
 }
 
@@ -383,13 +425,9 @@ int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 	set_dead(vm, true);
 	gmm__engine_wait_left(vm);
 	gmm__vm_claim(vm, true);
-	int status = end_all_mappings(vm, end);
+	int status = end_slots(vm, end);
+	free_ended_slots(vm);
 	if (status == GMM_OK) {
-		for (uint32_t i = 0; i < vm->slots->n; i++)
-			unlink_slot(vm->slots->slot[i]);
-		urcu_bp_synchronize_rcu();
-		for (uint32_t i = 0; i < vm->slots->n; i++)
-			gmm__slot_free(&gmm->mem, vm->slots->slot[i]);
 		gmm__vm_slots_free(vm, vm->slots); /* nobody finds the VM any more but its owner */
 		vm->slots = &no_slots;
 	} else {
@@ -509,7 +547,8 @@ int gmm_vm_unpin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 		set_range_refused(&range, GMM__FLAG_PINNED, false);
 		/* Other pins may overlap this one. */
 		for (const struct gmm__pin *p = vm->pins; p; p = p->next)
-			set_range_refused(&(struct range){ vm, p->gfn, p->pages }, GMM__FLAG_PINNED, true);
+			if (overlaps(p->gfn, p->pages, range.gfn, range.pages))
+				set_range_refused(&(struct range){ vm, p->gfn, p->pages }, GMM__FLAG_PINNED, true);
 	}
 	gmm__mem_free(&vm->gmm->mem, pin, sizeof *pin);
 	gmm__vm_release(vm);
@@ -563,6 +602,7 @@ int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 		return status;
 	status = privatise_range(&range, false);
 	gmm__vm_release(vm);
+	gmm__engine_disturb(vm->gmm);
 	return status;
 }
 

@@ -75,14 +75,14 @@ struct gmm__slots *gmm__vm_slots_change(struct gmm_vm *vm, struct gmm__slot *add
 	}
 	if (add)
 		slots->slot[to++] = add;
-	slots->n = to;
+	slots->n = slots->room = to;
 	rcu_set_pointer(&vm->slots, slots);
 	return old;
 }
 
 void gmm__vm_slots_free(struct gmm_vm *vm, struct gmm__slots *slots)
 {
-	gmm__mem_free(&vm->gmm->mem, slots, slots_bytes(slots->n));
+	gmm__mem_free(&vm->gmm->mem, slots, slots_bytes(slots->room));
 }
 
 struct gmm__slot *gmm__vm_find(const struct gmm_vm *vm, uint64_t gfn)

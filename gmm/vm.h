@@ -15,6 +15,7 @@ struct gmm__domain;
 /* Published as a whole: readers inside an RCU section or with the claim see a sorted array (by gfn). */
 struct gmm__slots {
 	uint32_t n;
+	uint32_t room;                /* slots there is memory for */
 	struct gmm__slot *slot[];
 };
 

@@ -87,7 +87,7 @@ enum gmm_repair {
 };
 
 struct gmm_options {
-	size_t struct_size;           /* set by gmm_options_init: lets the structure grow */
+	size_t struct_size;           /* set by gmm_options_init; a caller built for another version is refused */
 	gmm_log_fn *log;              /* NULL: silent */
 	void *log_arg;
 	uint64_t max_mappings;        /* VMAs that sharing may add to the process; 0: half of vm.max_map_count */
