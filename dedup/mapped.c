@@ -126,6 +126,27 @@ static void mapped_flush(struct gmm *gmm)
 	pthread_mutex_unlock(&gmm->freeze_lock);
 }
 
+/* True when the page is not where the guest had it any more. */
+static bool is_gone(const struct gmm__slot *slot, uint32_t page)
+{
+	struct gmm__scan_filter there = { .any = GMM__IS_PRESENT | GMM__IS_SWAPPED };
+	struct gmm *gmm = gmm_of(slot);
+	struct gmm__scan_range range;
+	uint8_t *host = gmm__slot_host(slot, page);
+
+	return gmm__sys_of(gmm)->pagemap_scan(gmm->pagemap, host, host + GMM__PAGE_BYTES, &there, &range, 1, NULL) == 0;
+}
+
+/* What became of a page that the kernel did not report as moved. Racing with reclaim, it may move one page more than it
+ * reports (seen on 6.18): then its place in staging, which was empty, is taken. But a staging that mlockall has filled
+ * is taken too. */
+static enum gmm__frozen unreported(const struct gmm__freeze *freeze, uint32_t i, int rc)
+{
+	if (rc == -EEXIST && is_gone(freeze->slot, freeze->first + i))
+		return GMM__FROZEN_YES;
+	return rc == -EBUSY ? GMM__FROZEN_PINNED : GMM__FROZEN_NO;
+}
+
 static int mapped_freeze(struct gmm__freeze *freeze)
 {
 	struct gmm *gmm = gmm_of(freeze->slot);
@@ -136,19 +157,20 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 		return -EAGAIN;
 	freeze->staging = gmm->staging + bytes_of(gmm->staging_pages);
 	int rc = sys->uffd_watch(gmm->track_uffd, host, bytes_of(freeze->count), GMM__WATCH_MISSING_WP);
-	if (rc != 0)
+	if (rc != 0) { /* at the mapping limit part of the range may be watched already */
+		watch_again(freeze, 0, freeze->count);
 		return rc;
+	}
 	for (uint32_t i = 0; i < freeze->count;) {
 		size_t moved = 0;
 		rc = sys->uffd_move(gmm->track_uffd, freeze->staging + bytes_of(i), host + bytes_of(i),
 				    bytes_of(freeze->count - i), &moved);
 		for (; moved >= GMM__PAGE_BYTES; moved -= GMM__PAGE_BYTES)
 			freeze->page[i++] = GMM__FROZEN_YES;
-		/* Racing with reclaim, the kernel may move one page more than it reports (seen on 6.18): then its place in
-		 * staging, which was empty, is taken. */
-		if (i < freeze->count)
-			freeze->page[i++] = rc == -EEXIST ? GMM__FROZEN_YES :
-					    rc == -EBUSY ? GMM__FROZEN_PINNED : GMM__FROZEN_NO;
+		if (i < freeze->count) {
+			freeze->page[i] = (uint8_t)unreported(freeze, i, rc);
+			i++;
+		}
 	}
 	gmm->staging_pages += freeze->count;
 	return 0;

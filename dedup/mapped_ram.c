@@ -26,6 +26,11 @@ static int open_staging(struct gmm *gmm)
 		return GMM_ERR_NO_MEMORY;
 	gmm->staging = (uint8_t *)staging;
 	sys->advise(gmm->staging, STAGING_BYTES, MADV_NOHUGEPAGE);
+	/* Where new memory is locked (mlockall), staging is full from the start, and cannot be emptied. */
+	if (sys->advise(gmm->staging, STAGING_BYTES, MADV_DONTNEED) != 0) {
+		gmm__log(gmm, GMM_LOG_ERROR, "the process locks its memory (mlockall): pages cannot be shared");
+		return GMM_ERR_SYSTEM;
+	}
 	/* A fork would make its pages not exclusive, and moving them back impossible. */
 	if (sys->advise(gmm->staging, STAGING_BYTES, MADV_DONTFORK) != 0 ||
 	    sys->advise(gmm->staging, STAGING_BYTES, MADV_DONTDUMP) != 0 ||
