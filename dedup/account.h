@@ -14,7 +14,6 @@ struct gmm__progress {
 	uint64_t nominated;  /* pages that newly wait for a merge */
 	uint64_t merged;
 	uint64_t repaired;   /* broken pages shared again or made plain private again */
-	bool over_budget;    /* a run found no room in the mapping budget, or the kernel none */
 	uint64_t postponed;  /* pages in runs shorter than what this pass merges */
 	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
 };

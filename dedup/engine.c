@@ -110,7 +110,8 @@ static bool repairs_now(const struct gmm__engine *engine)
 }
 
 /* Index and account of a region. Returns false when the VM or the slot is gone. */
-static bool judge_region(struct gmm__engine *engine, const struct gmm__region *region, uint32_t *ret_deferred)
+static bool judge_region(struct gmm__engine *engine, const struct gmm__region *region, bool with_budget,
+			 uint32_t *ret_deferred)
 {
 	struct gmm_vm *vm = region->slot->vm;
 
@@ -121,7 +122,7 @@ static bool judge_region(struct gmm__engine *engine, const struct gmm__region *r
 		gmm__account_findings(region, engine->job.finding, &engine->progress);
 		urcu_bp_read_lock();
 		*ret_deferred = gmm__index_region(vm->domain->catalog, engine->backend, region, engine->job.finding,
-						  engine->retry_budget, engine->verdict);
+						  with_budget, engine->verdict);
 		urcu_bp_read_unlock();
 		gmm__account_verdicts(region, engine->verdict, &engine->progress);
 		exclude_foreign(engine, region);
@@ -140,13 +141,13 @@ static void process(struct gmm__engine *engine)
 				    .waits = &engine->waits };
 	uint32_t deferred = 0;
 
-	if (!judge_region(engine, region, &deferred))
+	if (!judge_region(engine, region, engine->retry_budget, &deferred))
 		return;
 	collect_twins(engine, region->count);
 	merge_runs(engine, &merge);
 	if (deferred) { /* what waited for a promotion just made */
 		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
-		if (judge_region(engine, region, &deferred))
+		if (judge_region(engine, region, false, &deferred))
 			merge_runs(engine, &merge);
 	}
 	if (repairs_now(engine))
@@ -371,10 +372,7 @@ static void conclude(struct gmm__engine *engine)
 	bool little = (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
 	engine->quiet_passes = nothing_left ? 3 : little ? engine->quiet_passes + 1 : 0;
-	/* Pages refused for the budget are tried again when a good part of it is free that was not then. */
-	if (done->over_budget)
-		engine->full_at = mappings;
-	engine->retry_budget = mappings + gmm->max_mappings / 16 < engine->full_at;
+	engine->retry_budget = left > gmm->max_mappings / 16;
 	engine->digested_pages += done->digested;
 	if (!must_leave(engine)) {
 		engine->passes++;
@@ -506,7 +504,6 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
 	engine->cover_interval = 1;
 	engine->cpu_percent = gmm->options.cpu_percent;
 	engine->waits = (struct gmm__waits){ .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
-	engine->full_at = UINT64_MAX;
 	engine->retry_budget = true;
 	pthread_cond_init(&engine->job_changed, NULL);
 	pthread_mutex_init(&engine->job_lock, NULL);

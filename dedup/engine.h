@@ -50,7 +50,6 @@ struct gmm__engine {
 	struct gmm__job job;
 	struct gmm__progress progress;  /* of this pass */
 	uint32_t min_run;               /* shortest run merged in this pass */
-	uint64_t full_at;               /* mappings there were when the budget was last found spent; UINT64_MAX: never */
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */

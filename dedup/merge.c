@@ -282,7 +282,6 @@ static void account_page(struct piece *p, uint32_t i)
 		break;
 	case GMM__FROZEN_RESTORED:
 		if (p->equal[i]) { /* the mapping limit of the kernel, or no memory for the pool */
-			p->merge->progress->over_budget = true;
 			gmm__slot_set(p->slot, page, GMM_PAGE_BUDGET, fingerprint);
 		} else {
 			stats->raced++;
@@ -353,7 +352,6 @@ static bool merge_piece(struct piece *p)
 		return false;
 	}
 	bool fits = within_budget(p);
-	p->merge->progress->over_budget |= !fits;
 	for (uint32_t i = 0; i < p->count; i++)
 		p->filled[i] = p->equal[i] = false;
 	int rc = fits ? replace(p) : 0;
