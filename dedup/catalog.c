@@ -139,18 +139,24 @@ void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gm
 	pthread_mutex_unlock(&catalog->lock);
 }
 
-void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
+static bool has_fingerprint(struct gmm__catalog *catalog, gmm__page_id page, uint32_t fingerprint)
 {
 	if (gmm__pool_ref(catalog->pool, page, 1) == 0)
-		return;
+		return false;
 	const uint8_t *bytes = gmm__pool_bytes(catalog->pool, page);
-	if (gmm__digest_sample(bytes, &catalog->secret).fingerprint != fingerprint &&
-	    gmm__digest_whole(bytes, &catalog->secret).fingerprint != fingerprint) {
-		pthread_mutex_lock(&catalog->lock);
-		gmm__shared_remove(&catalog->shared, fingerprint, page);
-		pthread_mutex_unlock(&catalog->lock);
-	}
+	bool has = gmm__digest_sample(bytes, &catalog->secret).fingerprint == fingerprint ||
+		   gmm__digest_whole(bytes, &catalog->secret).fingerprint == fingerprint;
 	gmm__pool_drop(catalog->pool, page, 1, GMM__DROP_REFERENCE);
+	return has;
+}
+
+void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
+{
+	if (has_fingerprint(catalog, page, fingerprint))
+		return;
+	pthread_mutex_lock(&catalog->lock);
+	gmm__shared_remove(&catalog->shared, fingerprint, page);
+	pthread_mutex_unlock(&catalog->lock);
 }
 
 void gmm__catalog_reap(struct gmm__catalog *catalog)

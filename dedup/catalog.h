@@ -61,7 +61,7 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 /* A page was promoted: others find it from now on. */
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 
-/* The shared page turned out not to have the fingerprint it is listed under: forget that entry if so. */
+/* The shared page turned out to be gone or not to have the fingerprint it is listed under: forget that entry if so. */
 void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 
 /* Frees what was retired, after a grace period. Not inside an RCU section. */

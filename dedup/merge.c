@@ -86,7 +86,9 @@ static bool has_twin(const struct piece *p, uint32_t page)
 		return false;
 	uint32_t twin = id - gmm__slot_page_id(slot, 0);
 	enum twins twins = compare_twins(p, page, slot, twin);
-	if (twins == TWINS_EQUAL && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE)
+	/* A piece that got shorter asks again; what has no room finds its twin shared later. */
+	if (twins == TWINS_EQUAL && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE &&
+	    m->nominations->n < sizeof m->nominations->page / sizeof *m->nominations->page)
 		m->nominations->page[m->nominations->n++] = id;
 	if (slot->vm != p->slot->vm)
 		gmm__vm_release(slot->vm);
@@ -346,7 +348,9 @@ static bool merge_piece(struct piece *p)
 	uint32_t wanted = p->count;
 
 	if (!reserve(p)) {
-		/* Gone since the verdict: to be looked at again. */
+		/* Gone since the verdict, or listed though it is no more: to be looked at again. */
+		if (p->run->kind == GMM__VERDICT_JOIN)
+			gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first], p->page);
 		p->count = wanted < 1 ? wanted : 1;
 		account_all(p, GMM_PAGE_VOLATILE);
 		return false;

@@ -121,6 +121,36 @@ START_TEST(entry_of_a_page_with_other_bytes)
 }
 END_TEST
 
+/* The page changed between its digest and its promotion, was promoted under the old fingerprint, and is gone by now. Its
+ * entry must not keep others with that fingerprint from sharing.
+ */
+static int write_promoted(const struct fake_event *event)
+{
+	fake_fill(event->guest, 0, 500);
+	fake_discard(b, 0, 1); /* the twin will not try to join */
+	return 0;
+}
+
+START_TEST(entry_of_a_page_that_is_gone)
+{
+	open_twins(1);
+	fake_passes(1);
+	once_at(FAKE_BEFORE_FREEZE, a, write_promoted);
+	fake_passes(2);
+	ck_assert(once_done());
+	fake_discard(a, 0, 1);
+	ck_assert_uint_eq(fake_pool(a)->used_pages, 0);
+	fake_fill(a, 0, 1);
+	fake_fill(b, 0, 1);
+	fake_passes(6);
+	assert_state(a, 0, GMM_PAGE_SHARED);
+	assert_state(b, 0, GMM_PAGE_SHARED);
+	fake_passes(6);
+	ck_assert(world->engine->settled);
+	fake_close();
+}
+END_TEST
+
 /* ---- fill pages ------------------------------------------------------------------------------------------ */
 
 
@@ -331,7 +361,7 @@ int main(void)
 	const TTest *const tests[] = {
 		pages_that_differ_in_one_byte,
 		nearly_equal_page_does_not_keep_others_apart, pages_that_are_almost_zero_or_fill,
-		false_fingerprint_of_a_shared_page, false_twins, entry_of_a_page_with_other_bytes,
+		false_fingerprint_of_a_shared_page, false_twins, entry_of_a_page_with_other_bytes, entry_of_a_page_that_is_gone,
 		fill_pages_share_an_extent, fill_page_that_changed, extent_that_lost_pages,
 		extent_that_lost_its_first_page, lone_fill_pages_are_twins, broken_pages_are_found,
 		last_user_breaks, zero_pages_break, zero_page_written_before_the_freeze,

@@ -114,6 +114,32 @@ START_TEST(pool_cannot_grow)
 }
 END_TEST
 
+/* Nothing but gaps of one page: a run is merged page by page, and its twins are asked for again and again. */
+START_TEST(pool_in_pieces)
+{
+	enum { PAGES = GMM__REGION_PAGES, CHUNKS = 2 * PAGES / GMM__CHUNK_PAGES };
+	gmm__page_id chunk[CHUNKS];
+
+	open_twins(PAGES);
+	fake_passes(1);
+	for (int i = 0; i < CHUNKS; i++) {
+		ck_assert_uint_eq(gmm__pool_reserve(fake_pool(a), GMM__CHUNK_PAGES, &chunk[i]), GMM__CHUNK_PAGES);
+		for (uint32_t k = 0; k < GMM__CHUNK_PAGES; k += 2)
+			gmm__pool_drop(fake_pool(a), chunk[i] + k, 1, GMM__DROP_UNFILLED);
+	}
+	for (uint32_t i = 0; i < PAGES; i++)
+		gmm__slot_set(b->slot, i, GMM_PAGE_UNIQUE, b->slot->value[i]);
+	world->out_of_memory = true;
+	gmm__engine_pass(world->engine);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), PAGES);
+	for (int i = 0; i < CHUNKS; i++)
+		for (uint32_t k = 1; k < GMM__CHUNK_PAGES; k += 2)
+			gmm__pool_drop(fake_pool(a), chunk[i] + k, 1, GMM__DROP_UNFILLED);
+	fake_passes(4);
+	fake_close();
+}
+END_TEST
+
 START_TEST(pool_cannot_be_written)
 {
 	open_twins(8);
@@ -198,7 +224,7 @@ int main(void)
 	const TTest *const tests[] = {
 		promotion_whose_share_fails, join_whose_share_fails, freeze_without_memory,
 		freeze_that_fails_otherwise, foreign_memory, promotion_whose_freeze_fails,
-		pool_cannot_grow, pool_cannot_be_written, budget_is_kept,
+		pool_cannot_grow, pool_in_pieces, pool_cannot_be_written, budget_is_kept,
 		refused_for_the_budget_until_there_is_room, zero_pages_need_no_budget,
 	};
 
