@@ -81,6 +81,16 @@ static const uint8_t *mapped_bytes(const struct gmm__slot *slot, uint32_t page)
 
 enum { UNWATCH_TRIES = 100 };
 
+/* Ends a watch; the kernel may be out of memory for a moment. */
+static int unwatch(const struct gmm__sys *sys, int uffd, uint8_t *host, uint64_t bytes)
+{
+	int rc = -ENOMEM;
+
+	for (int i = 0; rc != 0 && i < UNWATCH_TRIES; i++)
+		rc = sys->uffd_unwatch(uffd, host, bytes);
+	return rc;
+}
+
 /* The kernel has no memory to end a watch: nobody may wait for ever at a hole of the range, so holes get zero pages. The
  * next freeze there tries again. */
 static void fill_holes(struct gmm *gmm, uint8_t *host, uint64_t bytes)
@@ -97,11 +107,8 @@ static void watch_again(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
 	struct gmm *gmm = gmm_of(freeze->slot);
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first + at);
-	int rc = -ENOMEM;
 
-	for (int i = 0; rc != 0 && i < UNWATCH_TRIES; i++)
-		rc = sys->uffd_unwatch(gmm->track_uffd, host, bytes_of(count));
-	if (rc != 0)
+	if (unwatch(sys, gmm->track_uffd, host, bytes_of(count)) != 0)
 		fill_holes(gmm, host, bytes_of(count));
 	/* Not tracked, if this fails: the pages stay as they are, and a survey finds them. */
 	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
@@ -280,7 +287,8 @@ static void mapped_let_go(struct gmm__slot *slot, uint32_t first, uint32_t count
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(slot, first);
 
-	sys->uffd_unwatch(gmm->freeze_uffd, host, bytes_of(count)); /* lifts the protection too */
+	if (unwatch(sys, gmm->freeze_uffd, host, bytes_of(count)) != 0) /* which lifts the protection too */
+		sys->uffd_protect(gmm->freeze_uffd, host, bytes_of(count), false);
 	sys->uffd_wake(gmm->freeze_uffd, host, bytes_of(count));
 }
 

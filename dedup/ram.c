@@ -91,10 +91,12 @@ static int add_slot(struct gmm_vm *vm, uint64_t guest_addr, uint8_t *host, uint6
 		status = insert_slot(vm, slot);
 		gmm__vm_release(vm);
 	}
-	if (status != GMM_OK)
-		gmm__slot_free(&gmm->mem, slot);
-	else
+	if (status == GMM_OK) {
 		gmm__engine_disturb(gmm);
+		return GMM_OK;
+	}
+	urcu_bp_synchronize_rcu(); /* its ids may have been seen */
+	gmm__slot_free(&gmm->mem, slot);
 	return status;
 }
 
