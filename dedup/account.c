@@ -72,6 +72,7 @@ static void account_digest(struct gmm__slot *slot, uint32_t page, const struct g
 
 	progress->digested++;
 	set_flag(slot, page, GMM__FLAG_FILL, fill);
+	set_flag(slot, page, GMM__FLAG_WHOLE, finding->whole);
 	slot->vm->stats.zero_breaks += gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
 	/* A page that just differed from its shared twin and did not change keeps that mark: see account_verdict. */
 	if (finding->written || gmm__slot_state(slot, page) != GMM_PAGE_RACED || slot->value[page] != finding->fingerprint)
@@ -100,7 +101,7 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 		uint32_t page = region->first + i;
 		enum gmm__found found = finding[i].found;
 		enum gmm_page_state state = gmm__slot_state(slot, page);
-		if (found == GMM__FOUND_NOTHING || slot->state[page] & GMM__FLAGS_REFUSED)
+		if (found == GMM__FOUND_NOTHING || found == GMM__FOUND_AGAIN || slot->state[page] & GMM__FLAGS_REFUSED)
 			continue;
 		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(state)) {
 			progress->found++;

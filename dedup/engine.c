@@ -171,9 +171,12 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 			continue;
 		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
 		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
+		uint32_t before = __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED);
 		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
-		    __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED) == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint))
+		    before == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint)) {
 			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
+			finding[i].whole = true;
+		}
 		finding[i].found = digest.kind == GMM__DIGEST_ZERO ? GMM__FOUND_ZERO :
 				   digest.kind == GMM__DIGEST_FILL ? GMM__FOUND_FILL : GMM__FOUND_OTHER;
 		finding[i].fingerprint = digest.fingerprint;

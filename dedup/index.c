@@ -107,6 +107,9 @@ uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backe
 			else if (finding[i].found == GMM__FOUND_OTHER || finding[i].found == GMM__FOUND_FILL)
 				ret_verdict[i] = gmm__catalog_offer(catalog, finding[i].fingerprint,
 								    gmm__slot_page_id(region->slot, page));
+			else if (finding[i].found == GMM__FOUND_AGAIN && state == GMM_PAGE_UNIQUE)
+				ret_verdict[i] = gmm__catalog_offer(catalog, region->slot->value[page],
+								    gmm__slot_page_id(region->slot, page));
 			else if (finding[i].found == GMM__FOUND_NOTHING &&
 				 (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET)))
 				deferred += index_waiting(&in, backend, page, ret_verdict);

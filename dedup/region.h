@@ -20,6 +20,7 @@ enum gmm__found {
 	GMM__FOUND_HUGE,
 	GMM__FOUND_FOREIGN, /* mapped by somebody else */
 	GMM__FOUND_BROKEN,  /* shared, and written since */
+	GMM__FOUND_AGAIN,   /* unique, as it was: its twin is looked for once more */
 	GMM__FOUND_WRITTEN, /* and armed now: its window starts */
 	GMM__FOUND_DUE,     /* present and quiet: to be digested */
 	GMM__FOUND_ZERO,    /* the digest stage's answers */
@@ -30,6 +31,7 @@ enum gmm__found {
 struct gmm__finding {
 	enum gmm__found found;
 	bool written;         /* since the look before; DUE only */
+	bool whole;           /* the whole page was digested; OTHER only */
 	uint32_t fingerprint; /* FILL, OTHER */
 	uint64_t word;        /* FILL */
 };

@@ -71,8 +71,11 @@ static enum gmm__found judge_clean(uint8_t is, uint8_t state_byte)
 	if (!(is & GMM__IS_PRESENT) || is & GMM__IS_PFNZERO)
 		return state == GMM_PAGE_ABSENT || state == GMM_PAGE_ZERO || state == GMM_PAGE_FOREIGN ?
 		       GMM__FOUND_NOTHING : GMM__FOUND_ABSENT;
-	if (state == GMM_PAGE_UNIQUE || state == GMM_PAGE_NOMINATED || state == GMM_PAGE_BUDGET)
+	if (state == GMM_PAGE_NOMINATED || state == GMM_PAGE_BUDGET)
 		return GMM__FOUND_NOTHING; /* known already */
+	/* Twins miss each other when one was being written, or when only one of them was digested whole. */
+	if (state == GMM_PAGE_UNIQUE && !(state_byte & GMM__FLAG_WHOLE))
+		return GMM__FOUND_AGAIN;
 	return GMM__FOUND_DUE; /* quiet, back from swap, or refused once: try again */
 }
 

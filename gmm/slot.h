@@ -22,6 +22,7 @@ enum {
 	GMM__FLAG_UNSHAREABLE = 0x10, /* declared so by the embedder */
 	GMM__FLAG_PINNED = 0x20,      /* pinned by the embedder */
 	GMM__FLAG_FILL = 0x40,        /* repeats one word, as last digested */
+	GMM__FLAG_WHOLE = 0x80,       /* its fingerprint is that of the whole page, not of a sample */
 	GMM__FLAGS_REFUSED = GMM__FLAG_UNSHAREABLE | GMM__FLAG_PINNED,
 };
 _Static_assert(GMM_PAGE_STATES <= GMM__STATE_MASK + 1, "states fit their bits");

@@ -81,7 +81,7 @@ START_TEST(clean_pages)
 		enum gmm_page_state state;
 		enum gmm__found ordinary, survey;
 	} cases[] = {
-		{ GMM_PAGE_UNIQUE, GMM__FOUND_NOTHING, GMM__FOUND_NOTHING },
+		{ GMM_PAGE_UNIQUE, GMM__FOUND_NOTHING, GMM__FOUND_AGAIN },
 		{ GMM_PAGE_VOLATILE, GMM__FOUND_DUE, GMM__FOUND_DUE },
 		{ GMM_PAGE_RACED, GMM__FOUND_DUE, GMM__FOUND_DUE },
 		{ GMM_PAGE_PINNED, GMM__FOUND_NOTHING, GMM__FOUND_DUE },
