@@ -145,7 +145,7 @@ static void process(struct gmm__engine *engine)
 		return;
 	collect_twins(engine, region->count);
 	merge_runs(engine, &merge);
-	if (deferred) { /* what waited for a promotion just made */
+	if (deferred && engine->min_run == 1) { /* what waited for a promotion just made; none was postponed */
 		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
 		if (judge_region(engine, region, false, &deferred))
 			merge_runs(engine, &merge);
