@@ -60,9 +60,8 @@ struct gmm__engine {
 	struct gmm__nominations nominations;
 };
 
-/* Starts the threads, unpauses. 0 or a gmm_status. backend: gmm__backend_mapped() but in tests. */
+/* Starts the threads. 0 or a gmm_status. backend: gmm__backend_mapped() but in tests. */
 int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend);
-int gmm__engine_pause(struct gmm *gmm);
 void gmm__engine_stop(struct gmm *gmm);
 
 /* One pass over all VMs by the calling thread, with the engine's threads not running: what the

@@ -13,6 +13,14 @@
 
 enum { VM_MAX = 65535 };
 
+/* What every call on an instance checks first. */
+static int check_instance(const struct gmm *gmm)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	return gmm__fork_is_home(gmm) ? GMM_OK : GMM_ERR_WRONG_PROCESS;
+}
+
 /* ---- open and close ----------------------------------------------------------------------------------------------- */
 
 void gmm_options_init(struct gmm_options *options)
@@ -108,10 +116,9 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 
 int gmm_instance_close(struct gmm *gmm)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	pthread_mutex_lock(&gmm->lock);
 	bool busy = gmm->vms != NULL;
 	pthread_mutex_unlock(&gmm->lock);
@@ -306,10 +313,9 @@ static int start_engine(struct gmm *gmm)
 
 int gmm_engine_start(struct gmm *gmm)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	pthread_mutex_lock(&gmm->ram_lock);
 	int status = start_engine(gmm);
 	pthread_mutex_unlock(&gmm->ram_lock);
@@ -318,10 +324,9 @@ int gmm_engine_start(struct gmm *gmm)
 
 int gmm_engine_pause(struct gmm *gmm)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	pthread_mutex_lock(&gmm->lock);
 	struct gmm__engine *engine = gmm->engine;
 	bool runs = engine && !engine->pausing;
@@ -337,10 +342,9 @@ int gmm_engine_pause(struct gmm *gmm)
 
 int gmm_engine_stop(struct gmm *gmm)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	pthread_mutex_lock(&gmm->ram_lock);
 	gmm__engine_stop(gmm);
 	pthread_mutex_unlock(&gmm->ram_lock);
@@ -349,10 +353,9 @@ int gmm_engine_stop(struct gmm *gmm)
 
 int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	uint64_t deadline = timeout_ms < 0 || timeout_ms > INT64_MAX / 2000000 ? INT64_MAX : gmm__sys_of(gmm)->clock_ns() + (uint64_t)timeout_ms * 1000000;
 	int status = GMM_OK;
 	bool time_left = true;
@@ -385,10 +388,9 @@ static void set_cpu_percent(struct gmm *gmm, uint32_t percent)
 
 int gmm_engine_settle(struct gmm *gmm, int64_t timeout_ms, uint32_t cpu_percent)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	set_cpu_percent(gmm, cpu_percent);
 	int status = gmm_engine_wait_settled(gmm, timeout_ms);
 	set_cpu_percent(gmm, gmm->options.cpu_percent);
@@ -479,10 +481,9 @@ int gmm_vm_stats(struct gmm_vm *vm, struct gmm_vm_stats *ret_stats)
 
 int gmm_instance_validate(struct gmm *gmm)
 {
-	if (!gmm)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (!gmm__fork_is_home(gmm))
-		return GMM_ERR_WRONG_PROCESS;
+	int refused = check_instance(gmm);
+	if (refused)
+		return refused;
 	gmm__snapshot_begin(gmm);
 	pthread_mutex_lock(&gmm->lock);
 	const char *broken = gmm__accounts_validate(gmm);

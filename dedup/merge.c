@@ -345,13 +345,11 @@ static void publish_extent(struct piece *p)
 /* With the claim. True if pages were frozen: p->freeze says what became of them. */
 static bool merge_piece(struct piece *p)
 {
-	uint32_t wanted = p->count;
-
 	if (!reserve(p)) {
 		/* Gone since the verdict, or listed though it is no more: to be looked at again. */
 		if (p->run->kind == GMM__VERDICT_JOIN)
 			gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first], p->page);
-		p->count = wanted < 1 ? wanted : 1;
+		p->count = 1;
 		account_all(p, GMM_PAGE_VOLATILE);
 		return false;
 	}
