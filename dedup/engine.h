@@ -6,6 +6,9 @@
  * A thread of low priority that held frozen pages, a claim or a lock would make guests wait on a busy host. Both
  * threads block all signals: they must never take one meant for the VMM.
  *
+ * dedup/pass.c is the scan thread's part, dedup/process.c the merge thread's, and dedup/pace.c says how much effort a pass
+ * makes and when the next one begins.
+ *
  * A VM that the engine visits is not freed: whoever destroys it, or removes a slot, waits for the visit to end, which
  * is at the end of the region.
  */
@@ -64,8 +67,14 @@ struct gmm__engine {
 int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend);
 void gmm__engine_stop(struct gmm *gmm);
 
-/* One pass over all VMs by the calling thread, with the engine's threads not running: what the
- * threads do, for tests. */
+/* The scan thread has to leave what it does, at the next page it likes. */
+bool gmm__engine_must_leave(const struct gmm__engine *engine);
+
+/* Hands engine->job to the merge thread and waits until it is done. Without threads (tests) it is done here. */
+void gmm__engine_run_job(struct gmm__engine *engine);
+
+/* One pass over all VMs by the calling thread (dedup/pass.c). With the engine's threads not running (tests) it merges,
+ * too. */
 void gmm__engine_pass(struct gmm__engine *engine);
 
 /* What the engine knows of new RAM: it is not settled any more. */

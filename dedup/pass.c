@@ -1,0 +1,150 @@
+/* A pass: goes over all VMs, slot by slot and region by region, scans and digests each region and hands it over.
+ *
+ * This is the scan thread's work. It holds no lock that others wait for and no claim: at idle priority the thread may be
+ * stopped for long.
+ */
+#include "dedup/engine.h"
+
+#include <string.h>
+#include <urcu/urcu-bp.h>
+
+#include "dedup/fork.h"
+#include "dedup/pace.h"
+
+enum { PREFETCH_PAGES = 8 };
+
+static void digest_region(const struct gmm__engine *engine, const struct gmm__region *region, struct gmm__finding *finding)
+{
+	const struct gmm__secret *secret = &region->slot->vm->domain->catalog->secret;
+	const struct gmm__backend *backend = engine->backend;
+
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t ahead = i + PREFETCH_PAGES, page = region->first + i;
+		if (ahead < region->count && finding[ahead].found == GMM__FOUND_DUE)
+			gmm__digest_prefetch(backend->bytes(region->slot, region->first + ahead), secret);
+		if (finding[i].found != GMM__FOUND_DUE)
+			continue;
+		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
+		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
+		uint32_t before = __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED);
+		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
+		    before == (digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint)) {
+			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
+			finding[i].whole = true;
+		}
+		finding[i].found = digest.kind == GMM__DIGEST_ZERO ? GMM__FOUND_ZERO :
+				   digest.kind == GMM__DIGEST_FILL ? GMM__FOUND_FILL : GMM__FOUND_OTHER;
+		finding[i].fingerprint = digest.fingerprint;
+		finding[i].word = digest.word;
+	}
+}
+
+/* The engine has to leave the region's VM, its slot, or everything. */
+static bool must_leave_region(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	return gmm__engine_must_leave(engine) || region->slot->vm->dead || region->slot->dead;
+}
+
+/* Rests when the engine is ahead of its CPU budget, unless somebody waits for it to leave. */
+static void keep_budget(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	struct gmm *gmm = engine->gmm;
+	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	uint32_t percent = engine->cpu_percent;
+
+	if (!engine->merge_thread)
+		return;
+	engine->cpu_ns[0] = sys->thread_cpu_ns();
+	uint64_t now = sys->clock_ns();
+	uint64_t rest = gmm__budget_rest(&engine->budget, percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
+	if (rest == 0)
+		return;
+	pthread_mutex_lock(&gmm->lock);
+	while (!must_leave_region(engine, region) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
+		;
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+/* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
+ * this thread may be stopped for long. */
+static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	struct gmm__scan_options options = gmm__pace_options(engine);
+	struct gmm__finding *finding = engine->job.finding;
+
+	if (gmm__scan_region(engine->backend, region, &options, finding) > 0) {
+		digest_region(engine, region, finding);
+		engine->job.region = *region;
+		gmm__engine_run_job(engine);
+	}
+	keep_budget(engine, region);
+	return !must_leave_region(engine, region);
+}
+
+static bool scan_slot(struct gmm__engine *engine, struct gmm__slot *slot)
+{
+	for (uint32_t first = 0; first < slot->pages; first += GMM__REGION_PAGES) {
+		uint32_t left = slot->pages - first;
+		struct gmm__region region = { slot, first, left < GMM__REGION_PAGES ? left : GMM__REGION_PAGES };
+		if (!scan_region(engine, &region))
+			return false;
+	}
+	return true;
+}
+
+/* The slot after gfn `from`; looked up anew each time, since slots come and go. */
+static struct gmm__slot *next_slot(struct gmm_vm *vm, uint64_t from)
+{
+	struct gmm__slot *found = NULL;
+
+	urcu_bp_read_lock();
+	const struct gmm__slots *slots = rcu_dereference(vm->slots);
+	for (uint32_t i = 0; !found && i < slots->n; i++)
+		if (slots->slot[i]->gfn >= from && !slots->slot[i]->dead)
+			found = slots->slot[i];
+	urcu_bp_read_unlock();
+	return found;
+}
+
+/* The VM after `last` in scan order, now visited; NULL at the end. Ends the visit of `last`. */
+static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
+{
+	struct gmm *gmm = engine->gmm;
+
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm_vm *vm = gmm__engine_must_leave(engine) ? NULL : last ? last->next : gmm->vms;
+	while (vm && vm->dead)
+		vm = vm->next;
+	if (vm)
+		vm->visited = true;
+	if (last) {
+		last->visited = false;
+		pthread_cond_broadcast(&gmm->changed);
+	}
+	pthread_mutex_unlock(&gmm->lock);
+	return vm;
+}
+
+static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
+{
+	uint64_t from = 0;
+	struct gmm__slot *slot;
+
+	if (gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
+		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
+	while (!vm->dead && !engine->stopping && (slot = next_slot(vm, from)) != NULL) {
+		from = slot->gfn + slot->pages;
+		if (!scan_slot(engine, slot))
+			break;
+	}
+	gmm__catalog_reap(vm->domain->catalog);
+	gmm__fork_reap(vm->domain, engine->gmm);
+}
+
+void gmm__engine_pass(struct gmm__engine *engine)
+{
+	memset(&engine->progress, 0, sizeof engine->progress);
+	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
+		scan_vm(engine, vm);
+	gmm__pace_conclude(engine);
+}

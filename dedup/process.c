@@ -1,0 +1,140 @@
+/* The merge thread's part of a region: index → account → plan → merge. */
+#include "dedup/process.h"
+
+#include <string.h>
+#include <urcu/urcu-bp.h>
+
+#include "dedup/index.h"
+#include "dedup/pace.h"
+#include "dedup/repair.h"
+
+/* Twins found in other VMs: each VM is claimed for its own page table. */
+static void nominate(struct gmm__engine *engine)
+{
+	struct gmm__nominations *nominations = &engine->nominations;
+	struct gmm_vm *claimed = NULL;
+	uint32_t kept = 0;
+
+	urcu_bp_read_lock();
+	for (uint32_t k = 0; k < nominations->n; k++) {
+		gmm__page_id page = nominations->page[k];
+		struct gmm__slot *slot = gmm__chunk_table_slot(&engine->gmm->chunks, gmm__page_chunk(page));
+		uint32_t i = slot ? page - gmm__slot_page_id(slot, 0) : 0;
+		if (!slot || i >= slot->pages)
+			continue;
+		if (claimed != slot->vm) {
+			if (claimed)
+				gmm__vm_release(claimed);
+			claimed = gmm__vm_try_claim(slot->vm) ? slot->vm : NULL;
+		}
+		if (!claimed && kept < GMM__REGION_PAGES / 2) {
+			nominations->page[kept++] = page; /* with the next region */
+		} else if (claimed && !slot->dead && gmm__slot_state(slot, i) == GMM_PAGE_UNIQUE &&
+			   !(slot->state[i] & GMM__FLAGS_REFUSED)) {
+			gmm__slot_set(slot, i, GMM_PAGE_NOMINATED, slot->value[i]);
+			engine->progress.nominated++;
+		}
+	}
+	if (claimed)
+		gmm__vm_release(claimed);
+	urcu_bp_read_unlock();
+	nominations->n = kept;
+}
+
+static void collect_twins(struct gmm__engine *engine, uint32_t count)
+{
+	uint32_t run = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct gmm__verdict *v = &engine->verdict[i];
+		bool twin = v->kind == GMM__VERDICT_TWIN;
+		if (twin)
+			engine->nominations.page[engine->nominations.n++] = v->page;
+		if (run && (!twin || v->page != v[-1].page + 1)) {
+			gmm__plan_count(&engine->progress.waiting, run);
+			run = 0;
+		}
+		run += twin;
+	}
+	if (run)
+		gmm__plan_count(&engine->progress.waiting, run);
+}
+
+/* Guest RAM that somebody mapped over is not ours to replace. The caller has the claim. */
+static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region)
+{
+	bool foreign[GMM__REGION_PAGES] = { false };
+
+	if (engine->backend->find_foreign(region->slot, region->first, region->count, foreign) <= 0)
+		return;
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t page = region->first + i;
+		if (!foreign[i] || engine->verdict[i].kind == GMM__VERDICT_NONE ||
+		    gmm__state_is_covered(gmm__slot_state(region->slot, page)))
+			continue;
+		engine->verdict[i].kind = GMM__VERDICT_NONE;
+		gmm__slot_set(region->slot, page, GMM_PAGE_FOREIGN, 0);
+	}
+}
+
+static void merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
+{
+	const struct gmm__region *region = merge->region;
+	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run);
+
+	for (uint32_t i = 0; i < n; i++) {
+		const struct gmm__run *run = &engine->run[i];
+		if (run->kind != GMM__VERDICT_ZERO && run->count < engine->min_run) {
+			gmm__plan_count(&engine->progress.waiting, run->count);
+			engine->progress.postponed += run->count;
+		} else {
+			gmm__merge_run(merge, run);
+		}
+	}
+}
+
+/* Index and account of a region. Returns false when the VM or the slot is gone. */
+static bool judge_region(struct gmm__engine *engine, const struct gmm__region *region, bool with_budget,
+			 uint32_t *ret_deferred)
+{
+	struct gmm_vm *vm = region->slot->vm;
+
+	if (!gmm__vm_claim(vm, false))
+		return false;
+	bool here = !region->slot->dead;
+	if (here) {
+		gmm__account_findings(region, engine->job.finding, &engine->progress);
+		urcu_bp_read_lock();
+		*ret_deferred = gmm__index_region(vm->domain->catalog, engine->backend, region, engine->job.finding,
+						  with_budget, engine->verdict);
+		urcu_bp_read_unlock();
+		gmm__account_verdicts(region, engine->verdict, &engine->progress);
+		exclude_foreign(engine, region);
+	}
+	gmm__vm_release(vm);
+	return here;
+}
+
+void gmm__process_region(struct gmm__engine *engine)
+{
+	const struct gmm__region *region = &engine->job.region;
+	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .region = region,
+				    .catalog = region->slot->vm->domain->catalog, .verdict = engine->verdict,
+				    .progress = &engine->progress, .nominations = &engine->nominations,
+				    .waits = &engine->waits };
+	uint32_t deferred = 0;
+
+	if (!judge_region(engine, region, engine->retry_budget, &deferred))
+		return;
+	collect_twins(engine, region->count);
+	merge_runs(engine, &merge);
+	if (deferred && engine->min_run == 1) { /* what waited for a promotion just made; none was postponed */
+		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
+		if (judge_region(engine, region, false, &deferred))
+			merge_runs(engine, &merge);
+	}
+	if (gmm__pace_repairs(engine))
+		gmm__repair_region(&merge);
+	engine->backend->flush(engine->gmm);
+	nominate(engine);
+}
