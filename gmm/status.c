@@ -33,6 +33,9 @@ static const struct status_text statuses[] = {
 	STATUS(GMM_ERR_PINNED, "pages are pinned, or may be, so that a device could write to them"),
 	STATUS(GMM_ERR_LIMIT, "a limit of the library or of the kernel is reached"),
 	STATUS(GMM_ERR_SWAP_UNSAFE, "swap is on and the kernel is older than Linux 6.16, whose fixes are needed with swap"),
+	STATUS(GMM_ERR_NO_SERVICE, "the sharing service cannot be reached"),
+	STATUS(GMM_ERR_NO_DOMAIN, "the sharing service has no trust domain for this process"),
+	STATUS(GMM_ERR_REFUSED, "the sharing service refused"),
 };
 
 static const struct status_text unknown = { "GMM_ERR_UNKNOWN", "not a status of this library" };

@@ -66,6 +66,9 @@ enum gmm_status {
 	GMM_ERR_PINNED = -21,           /* pages that a device may write to cannot be made the caller's again */
 	GMM_ERR_LIMIT = -22,            /* a limit of this library: VMs, pages, the mapping limit of the kernel */
 	GMM_ERR_SWAP_UNSAFE = -23,      /* swap is on and this kernel's UFFDIO_MOVE is older than its swap fixes (6.16) */
+	GMM_ERR_NO_SERVICE = -24,       /* nobody listens on the socket, or it speaks another version of the protocol */
+	GMM_ERR_NO_DOMAIN = -25,        /* the service has no trust domain for this process: it may share with nobody */
+	GMM_ERR_REFUSED = -26,          /* the service refused: not this user's to ask, or out of its limits */
 };
 
 /* The name ("GMM_ERR_OVERLAP") and a sentence. Never NULL; static storage. */

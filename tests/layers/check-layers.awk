@@ -4,25 +4,27 @@ BEGIN {
 	# Folder, or one file, and the prefixes its quoted includes may start with. The longest that fits counts.
 	may["gmm/sys"] = "gmm/sys/"
 	may["gmm"] = "gmm/"
-	may["dedup"] = "dedup/ gmm/"
+	may["wire"] = "wire/ gmm/"
+	may["dedup"] = "dedup/ wire/ gmm/"
 	may["sharedmod"] = "sharedmod/ dedup/ gmm/"
+	may["service"] = "service/ sharedmod/ dedup/ wire/ gmm/"
 	may["cmd"] = "cmd/"
 	may["bench"] = "bench/ cmd/"
 	# Measures each stage of the engine by itself, which the public interface cannot.
 	may["bench/stages.c"] = "bench/ cmd/ dedup/ gmm/"
-	may["tests/unit"] = "tests/unit/ tests/support/ gmm/ dedup/ sharedmod/"
+	may["tests/unit"] = "tests/unit/ tests/support/ gmm/ wire/ dedup/ sharedmod/ service/"
 	may["tests/api"] = "tests/api/ tests/support/"
 	may["tests/support"] = "tests/support/"
 	may["docs/examples"] = ""
 	may["include"] = ""
 
-	library["gmm"] = library["dedup"] = library["sharedmod"] = 1
+	library["gmm"] = library["wire"] = library["dedup"] = library["sharedmod"] = library["service"] = 1
 
 	# The operating system's functions that only gmm/sys calls. A member of its table of functions, called
 	# through "." or "->", is fine.
 	os_call = "(^|[^A-Za-z0-9_.>])(mmap|mmap64|munmap|mremap|mprotect|mlock|madvise|process_madvise|ioctl" \
 		"|userfaultfd|memfd_create|fallocate|sched_setscheduler|clock_gettime|syscall)[ \t]*\\("
-	project = "^(gmm|dedup|sharedmod|cmd|bench|tests|docs)/"
+	project = "^(gmm|wire|dedup|sharedmod|service|cmd|bench|tests|docs)/"
 }
 
 function complain(what)

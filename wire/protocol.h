@@ -1,0 +1,243 @@
+/* The protocol between an agent (client, in the VMM's process) and the service that owns catalog, pool and accounts.
+ *
+ * Transport: a Unix socket of type SOCK_SEQPACKET; a message is one packet of at most GMM__WIRE_MAX bytes and starts with
+ * struct gmm__wire_header. Host byte order: both ends run on one host. The client asks, the service answers each request
+ * with exactly one reply of the same type and sequence number; it never speaks unasked. A request that breaks a rule stated
+ * here ends the connection. Both sides parse what they get as hostile: counts are checked against the size of the packet,
+ * indexes against the table they point into, and unused bytes must be zero.
+ *
+ * Roles: the service keeps for every RAM slot of a client a shadow page table (state and value of each page, as
+ * gmm/slot.h). The client's messages change it, and the service derives references and covers from the changes: a client
+ * can lie about its own pages only. A reference that the service takes for a verdict is **pending** on that page of the
+ * shadow table until the next COMMIT or OFFER of the client: COMMIT with state SHARED or FILL keeps it, all others are
+ * given back.
+ *
+ * A client's part in a region of at most GMM__WIRE_REGION_PAGES pages:
+ *
+ *   COMMIT?   first, where the client changed pages of the region since it last said so (discard, unshare, pin)
+ *   OFFER     what scan and digest found → a verdict for each page to be merged, references pending
+ *   PROMOTE*  bytes of the pages with verdict PROMOTE → page ids, references pending; at most GMM__WIRE_PROMOTE_PAGES each
+ *   (the client freezes, compares with the pool's bytes, maps, thaws)
+ *   COMMIT    the state of all pages of the region
+ *
+ * Digests are those of whole pages (dedup/digest.h) under the domain's secret. The service computes the digest of promoted
+ * bytes itself.
+ *
+ * Life: HELLO first. The service holds an OFD read lock on byte `client` of every pool file through the very description
+ * it passes; so it knows when the last mapping of the client and its forks is gone, and only then drops what the client
+ * holds. A client that lost its connection says HELLO with its number and token: the same service goes on with the shadow
+ * tables (resumed = 1); a restarted one (resumed = 0) wants VM_ADD, SLOT_ADD and REPORT for every region anew, and gives
+ * out or frees nothing of the client's domains meanwhile.
+ */
+#ifndef WIRE_PROTOCOL_H
+#define WIRE_PROTOCOL_H
+
+#include <stdint.h>
+
+enum {
+	GMM__WIRE_VERSION = 1,
+	GMM__WIRE_MAX = 160 * 1024,       /* bytes of a packet, header included */
+	GMM__WIRE_NAME = 64,              /* bytes of a name, with the final 0; the rest is 0 too */
+	GMM__WIRE_TOKEN = 16,
+	GMM__WIRE_SECRET = 192,           /* GMM__SECRET_BYTES */
+	GMM__WIRE_REGION_PAGES = 2048,
+	GMM__WIRE_PROMOTE_PAGES = 32,
+	GMM__WIRE_LOOK_PAGES = 4096,      /* pages named by one POLL reply */
+	GMM__WIRE_VMS = 256,              /* of a client */
+	GMM__WIRE_SLOTS = 1024,           /* of a client */
+	GMM__WIRE_FDS = 1,                /* descriptors with a message, at most */
+};
+#define GMM__WIRE_MAGIC 0x31706564646d6d67ull /* "gmmddep1", read backwards */
+
+enum gmm__wire_type {
+	GMM__WIRE_HELLO = 1,
+	GMM__WIRE_VM_ADD,
+	GMM__WIRE_VM_REMOVE,
+	GMM__WIRE_SLOT_ADD,
+	GMM__WIRE_SLOT_REMOVE,
+	GMM__WIRE_OFFER,
+	GMM__WIRE_PROMOTE,
+	GMM__WIRE_RESHARE,
+	GMM__WIRE_COMMIT,
+	GMM__WIRE_REPORT,
+	GMM__WIRE_CHUNK,
+	GMM__WIRE_POLL,
+	GMM__WIRE_ADMIN,   /* JSON both ways, for `gmm-dedup status` and the like; needs no HELLO */
+	GMM__WIRE_TYPES
+};
+
+struct gmm__wire_header {
+	uint32_t type;     /* enum gmm__wire_type */
+	uint32_t size;     /* of the whole packet */
+	uint32_t sequence; /* counts the client's requests from 1; a reply has that of its request */
+	int32_t status;    /* replies: GMM_OK, or why the request was refused: then nothing follows. Requests: 0 */
+};
+
+/* ---- HELLO: once, first. Reply: gmm__wire_welcome, with /dev/userfaultfd where the service passes it on --------------- */
+
+struct gmm__wire_hello {
+	struct gmm__wire_header header;
+	uint64_t magic;
+	uint32_t version;
+	uint32_t client;               /* 0: new; else the number of an earlier welcome */
+	uint8_t token[GMM__WIRE_TOKEN]; /* of that welcome, else 0 */
+	char program[GMM__WIRE_NAME];  /* for people */
+	uint32_t wants_userfaultfd;    /* 1: it cannot open /dev/userfaultfd itself */
+	uint32_t unused;
+};
+
+struct gmm__wire_welcome {
+	struct gmm__wire_header header;
+	uint32_t version;
+	uint32_t client;               /* its number: the byte that the service locks in pool files */
+	uint8_t token[GMM__WIRE_TOKEN]; /* secret of client and service */
+	uint32_t resumed;
+	uint32_t unused;
+};
+
+/* ---- VMs and slots ------------------------------------------------------------------------------------------------------ */
+
+/* VM_ADD. Reply: gmm__wire_vm. Refused with GMM_ERR_NO_DOMAIN where the peer may share with nobody, GMM_ERR_LIMIT. */
+struct gmm__wire_vm_add {
+	struct gmm__wire_header header;
+	char name[GMM__WIRE_NAME];
+	char domain[GMM__WIRE_NAME];   /* wanted; empty: the default of the peer's user */
+	uint32_t priority;             /* enum gmm_priority */
+	uint32_t vm;                   /* chosen by the client: 0 to GMM__WIRE_VMS - 1, unused */
+};
+
+struct gmm__wire_vm {
+	struct gmm__wire_header header;
+	char domain[GMM__WIRE_NAME];   /* granted */
+	uint8_t secret[GMM__WIRE_SECRET]; /* of that domain */
+	uint32_t domain_number;        /* pools are told by it */
+	uint32_t unused;
+};
+
+/* VM_REMOVE (with all its slots), SLOT_REMOVE: its mappings are gone. Reply: a header. */
+struct gmm__wire_remove {
+	struct gmm__wire_header header;
+	uint32_t number;               /* of the VM or slot */
+	uint32_t unused;
+};
+
+/* SLOT_ADD: pages are ABSENT at first. Reply: a header. */
+struct gmm__wire_slot_add {
+	struct gmm__wire_header header;
+	uint32_t vm;
+	uint32_t slot;                 /* chosen by the client: 0 to GMM__WIRE_SLOTS - 1, unused */
+	uint64_t gfn;
+	uint32_t pages;
+	uint32_t unused;
+};
+
+/* ---- regions -------------------------------------------------------------------------------------------------------------- */
+
+struct gmm__wire_region {
+	struct gmm__wire_header header;
+	uint32_t slot;
+	uint32_t first;
+	uint32_t count;                /* 1 to GMM__WIRE_REGION_PAGES; first + count lies in the slot */
+	uint32_t n;                    /* elements that follow */
+};
+
+/* OFFER: gmm__wire_region and n of these, rising by index. Reply: gmm__wire_region and n gmm__wire_verdict. */
+struct gmm__wire_finding {
+	uint16_t index;                /* page first + index */
+	uint8_t found;                 /* enum gmm__found; NOTHING: it waits for its merge and is offered again, and
+	                                * fingerprint (and word, if FILL) are as when it was digested */
+	uint8_t flags;                 /* GMM__WIRE_WRITTEN, GMM__WIRE_FILL */
+	uint32_t fingerprint;
+	uint64_t word;
+};
+enum { GMM__WIRE_WRITTEN = 1, GMM__WIRE_FILL = 2 };
+
+struct gmm__wire_verdict {
+	uint16_t index;
+	uint8_t kind;                  /* enum gmm__verdict_kind: UNIQUE, ZERO, JOIN, PROMOTE; FILL comes as JOIN with
+	                                * flag GMM__WIRE_FILL */
+	uint8_t flags;
+	uint32_t page;                 /* JOIN: page id, its reference is pending */
+};
+
+/* PROMOTE: gmm__wire_region (n <= GMM__WIRE_PROMOTE_PAGES), n uint32_t indexes padded to a multiple of 8 bytes, then the n
+ * pages' bytes. The indexes had the verdict PROMOTE in the last OFFER. Reply: gmm__wire_region and n uint32_t page ids,
+ * references pending; NIL where the bytes no longer have the fingerprint, or the pool is full. */
+
+/* RESHARE: gmm__wire_region and n gmm__wire_finding (found OTHER or FILL) of BROKEN pages. Reply as for OFFER: JOIN where a
+ * shared page has the fingerprint, which may be the one under it. */
+
+/* COMMIT: gmm__wire_region and n of these, count pages in all. Reply: none. */
+struct gmm__wire_states {
+	uint16_t pages;
+	uint8_t state;                 /* enum gmm_page_state and GMM__FLAG_* of gmm/slot.h */
+	uint8_t unused;
+};
+
+/* REPORT: gmm__wire_region with n = count and n of these: a region as it is, after a restart of the service. Reply: a
+ * header; refused where a page id does not exist in the domain. */
+struct gmm__wire_report {
+	uint32_t value;                /* page id of covered pages; fingerprint; or 0 */
+	uint8_t state;
+	uint8_t unused[3];
+};
+
+/* ---- the pool ------------------------------------------------------------------------------------------------------------- */
+
+/* CHUNK: where does a chunk lie? Reply: gmm__wire_place, with the read-only pool file if `with_file` was 1. Only chunks of
+ * domains that the client has a VM in. */
+struct gmm__wire_chunk {
+	struct gmm__wire_header header;
+	uint32_t chunk;                /* chunk id */
+	uint32_t with_file;
+};
+
+struct gmm__wire_place {
+	struct gmm__wire_header header;
+	uint32_t domain_number;
+	uint32_t file;                 /* number of the file in the domain's pool */
+	uint32_t file_chunk;           /* place in the file, in chunks */
+	uint32_t unused;
+};
+
+/* ---- POLL: at the start of each pass, and at least every few seconds ------------------------------------------------------- */
+
+struct gmm__wire_poll {
+	struct gmm__wire_header header;
+	uint64_t cpu_ns;               /* of the client's agent, since it started */
+	uint64_t passes;
+	uint64_t mappings;
+	uint64_t longest_freeze_ns;
+	uint64_t settle_estimate_ms;
+	uint32_t settled;
+	uint32_t unshared;             /* the last `unshare` request that was carried out */
+	int32_t unshare_status;        /* how it went: GMM_OK, ... */
+	uint32_t unused;
+};
+
+/* Reply: gmm__wire_news and n_look gmm__wire_look: unique pages of the client that got a twin since; they are to be
+ * offered again. */
+struct gmm__wire_news {
+	struct gmm__wire_header header;
+	uint32_t paused;               /* 1: rest until told otherwise */
+	uint32_t unshare;              /* number of the last request to make all pages private and rest; 0: none yet */
+	uint32_t cpu_percent;          /* of one core; UINT32_MAX: as the client likes */
+	uint32_t n_look;
+	uint64_t domain_pool_pages;    /* of all domains of the client together: shared pages in use, and references to them */
+	uint64_t domain_references;
+};
+
+struct gmm__wire_look {
+	uint32_t slot;
+	uint32_t page;
+};
+
+/* ---- ADMIN: a header and JSON text (no final 0). Reply: a header and JSON text, in several packets with `more` set to 1 but
+ * in the last. Who may ask what is told by the peer's user id. */
+struct gmm__wire_admin {
+	struct gmm__wire_header header;
+	uint32_t more;
+	uint32_t unused;
+};
+
+#endif
