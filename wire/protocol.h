@@ -23,6 +23,11 @@
  * Digests are those of whole pages (dedup/digest.h) under the domain's secret. The service computes the digest of promoted
  * bytes itself.
  *
+ * Forks: a forked child of the client maps pool pages that nobody counts. A client says so with flag GMM__WIRE_FORKED in every
+ * COMMIT and REMOVE, and `forked` in every POLL, as long as such a child may live; meanwhile, and as long as the client's last
+ * mapping lives if it dies like that, the service defers what loses its last reference in the client's domains
+ * (gmm__pool_defer), from before it carries out that very message.
+ *
  * Life: HELLO first. The service holds an OFD read lock on byte `client` of every pool file through the very description
  * it passes; so it knows when the last mapping of the client and its forks is gone, and only then drops what the client
  * holds. A client that lost its connection says HELLO with its number and token: the same service goes on with the shadow
@@ -118,7 +123,7 @@ struct gmm__wire_vm {
 struct gmm__wire_remove {
 	struct gmm__wire_header header;
 	uint32_t number;               /* of the VM or slot */
-	uint32_t unused;
+	uint32_t flags;                /* GMM__WIRE_FORKED or 0 */
 };
 
 /* SLOT_ADD: pages are ABSENT at first. Reply: a header. */
@@ -139,6 +144,8 @@ struct gmm__wire_region {
 	uint32_t first;
 	uint32_t count;                /* 1 to GMM__WIRE_REGION_PAGES; first + count lies in the slot */
 	uint32_t n;                    /* elements that follow */
+	uint32_t flags;                /* GMM__WIRE_FORKED or 0 */
+	uint32_t unused;
 };
 
 /* OFFER: gmm__wire_region and n of these, rising by index. Reply: gmm__wire_region and n gmm__wire_verdict. */
@@ -150,7 +157,7 @@ struct gmm__wire_finding {
 	uint32_t fingerprint;
 	uint64_t word;
 };
-enum { GMM__WIRE_WRITTEN = 1, GMM__WIRE_FILL = 2 };
+enum { GMM__WIRE_WRITTEN = 1, GMM__WIRE_FILL = 2, GMM__WIRE_FORKED = 4 };
 
 struct gmm__wire_verdict {
 	uint16_t index;
@@ -212,7 +219,7 @@ struct gmm__wire_poll {
 	uint32_t settled;
 	uint32_t unshared;             /* the last `unshare` request that was carried out */
 	int32_t unshare_status;        /* how it went: GMM_OK, ... */
-	uint32_t unused;
+	uint32_t forked;               /* 1: a forked child may map pool pages */
 };
 
 /* Reply: gmm__wire_news and n_look gmm__wire_look: unique pages of the client that got a twin since; they are to be
