@@ -1,6 +1,7 @@
 /* Engine: its two threads, the handover between them, start and stop. */
 #include "dedup/engine.h"
 
+#include "dedup/errand.h"
 #include "dedup/pace.h"
 #include "dedup/process.h"
 
@@ -30,15 +31,24 @@ static void *merge_main(void *arg)
 
 	pthread_mutex_lock(&engine->job_lock);
 	for (;;) {
-		while (!engine->job_ready && !engine->merge_stopping)
+		while (!engine->job_ready && !engine->errands && !engine->merge_stopping)
 			pthread_cond_wait(&engine->job_changed, &engine->job_lock);
-		if (!engine->job_ready)
+		struct gmm__errand *errand = engine->errands;
+		if (!engine->job_ready && !errand)
 			break;
+		if (errand)
+			engine->errands = errand->next;
 		pthread_mutex_unlock(&engine->job_lock);
-		gmm__process_region(engine);
+		if (errand)
+			gmm__errand_run(engine, errand);
+		else
+			gmm__process_region(engine);
 		engine->cpu_ns[1] = gmm__sys_of(engine->gmm)->thread_cpu_ns();
 		pthread_mutex_lock(&engine->job_lock);
-		engine->job_ready = false;
+		if (errand)
+			errand->done = true;
+		else
+			engine->job_ready = false;
 		pthread_cond_broadcast(&engine->job_changed);
 	}
 	pthread_mutex_unlock(&engine->job_lock);
@@ -106,6 +116,10 @@ static void stop_threads(struct gmm__engine *engine)
 	pthread_mutex_unlock(&gmm->lock);
 	if (engine->scan_thread)
 		sys->thread_join(engine->scan_thread);
+	pthread_mutex_lock(&gmm->lock);
+	while (engine->callers) /* the merge thread still serves them */
+		pthread_cond_wait(&gmm->changed, &gmm->lock);
+	pthread_mutex_unlock(&gmm->lock);
 	pthread_mutex_lock(&engine->job_lock);
 	engine->merge_stopping = true;
 	pthread_cond_broadcast(&engine->job_changed);
@@ -186,7 +200,7 @@ void gmm__engine_wait_left(struct gmm_vm *vm)
 	struct gmm *gmm = vm->gmm;
 
 	pthread_mutex_lock(&gmm->lock);
-	while (vm->visited)
+	while (vm->visits > 0)
 		pthread_cond_wait(&gmm->changed, &gmm->lock);
 	pthread_mutex_unlock(&gmm->lock);
 }

@@ -25,6 +25,8 @@ struct gmm__job {
 	struct gmm__finding finding[GMM__REGION_PAGES];
 };
 
+struct gmm__errand;
+
 struct gmm__engine {
 	struct gmm *gmm;
 	const struct gmm__backend *backend;
@@ -34,6 +36,7 @@ struct gmm__engine {
 	/* Guarded by gmm.lock, signalled by gmm.changed. */
 	_Atomic bool stopping;
 	_Atomic bool pausing;
+	uint32_t callers;          /* threads that are about to hand over an errand, or wait for one */
 	bool disturbed;            /* new RAM came during this pass */
 	bool resting;              /* the scan thread is between passes */
 	bool settled;
@@ -47,6 +50,7 @@ struct gmm__engine {
 	pthread_mutex_t job_lock;
 	pthread_cond_t job_changed;
 	bool job_ready;                 /* the merge thread has work */
+	struct gmm__errand *errands;    /* and this too; see dedup/errand.h */
 	bool merge_stopping;
 
 	/* The scan thread's, and the merge thread's while a job is ready. */

@@ -125,6 +125,9 @@ int gmm_instance_close(struct gmm *gmm)
 	if (busy)
 		return GMM_ERR_WRONG_ORDER;
 	gmm__engine_stop(gmm);
+	const struct gmm__module_hooks *modules = atomic_load(&gmm->module_hooks);
+	if (modules)
+		modules->close(gmm);
 	gmm__fork_unregister(gmm);
 	gmm__mapped_close(gmm);
 	free_instance(gmm);
@@ -282,9 +285,14 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 	int status = gmm__vm_end_ram(vm, end);
 	if (status != GMM_OK)
 		return status;
+	const struct gmm__module_hooks *modules = atomic_load(&gmm->module_hooks);
+	if (modules)
+		modules->vm_end(vm);
 	pthread_mutex_lock(&gmm->lock);
 	struct gmm__domain *domain = unlink_vm(vm);
 	pthread_mutex_unlock(&gmm->lock);
+	if (domain && modules)
+		modules->domain_end(gmm, domain);
 	urcu_bp_synchronize_rcu();
 	if (domain)
 		free_domain(gmm, domain);

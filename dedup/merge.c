@@ -101,7 +101,7 @@ static bool has_twin(const struct piece *p, uint32_t page)
 /* Moves p->first past pages that are not to be merged and cuts the piece before the next such page. False: none left. */
 static bool cut_waiting(struct piece *p, uint32_t end)
 {
-	bool promote = p->run->kind == GMM__VERDICT_PROMOTE;
+	bool promote = p->run->kind == GMM__VERDICT_PROMOTE && !p->merge->hinted;
 
 	while (p->first < end && !(is_waiting(p, p->first) && (!promote || has_twin(p, p->first))))
 		p->first++;
@@ -263,6 +263,16 @@ static void give_back(struct piece *p, uint32_t i)
 		       p->fresh && !p->filled[i] ? GMM__DROP_UNFILLED : GMM__DROP_REFERENCE);
 }
 
+/* From now on others find the page. */
+static void publish_page(const struct piece *p, uint32_t fingerprint, gmm__page_id page)
+{
+	struct gmm__catalog *catalog = p->merge->catalog;
+
+	if (p->merge->hinted)
+		fingerprint = gmm__digest_sample(gmm__pool_bytes(catalog->pool, page), &catalog->secret).fingerprint;
+	gmm__catalog_publish(catalog, fingerprint, page);
+}
+
 static void account_page(struct piece *p, uint32_t i)
 {
 	uint32_t page = p->first + i, fingerprint = p->slot->value[page];
@@ -272,7 +282,7 @@ static void account_page(struct piece *p, uint32_t i)
 	switch (p->freeze.page[i]) {
 	case GMM__FROZEN_SHARED:
 		if (p->fresh && p->run->kind == GMM__VERDICT_PROMOTE)
-			gmm__catalog_publish(p->merge->catalog, fingerprint, p->page + i);
+			publish_page(p, fingerprint, p->page + i);
 		gmm__slot_set(p->slot, page, fill ? GMM_PAGE_FILL : GMM_PAGE_SHARED, p->page + i);
 		break;
 	case GMM__FROZEN_HOLE:
@@ -304,7 +314,7 @@ static void account(struct piece *p)
 	for (uint32_t i = 0; i < p->count; i++) {
 		bool done = p->freeze.page[i] == GMM__FROZEN_SHARED || p->freeze.page[i] == GMM__FROZEN_HOLE;
 		bool different = p->freeze.page[i] == GMM__FROZEN_RESTORED && !p->equal[i];
-		if (different && p->run->kind == GMM__VERDICT_JOIN)
+		if (different && p->run->kind == GMM__VERDICT_JOIN && !p->merge->hinted)
 			gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first + i], p->page + i);
 		account_page(p, i);
 		if (!done)
@@ -395,6 +405,15 @@ static void join_twins(const struct piece *promoted)
 			merge_piece(&twins);
 		gmm__vm_release(slot->vm);
 	}
+}
+
+void gmm__merge_claimed(const struct gmm__merge *merge, struct gmm__slot *slot, const struct gmm__run *run)
+{
+	struct piece piece = { .merge = merge, .run = run, .slot = slot, .first = run->first };
+	uint32_t end = run->first + run->count;
+
+	for (; !slot->dead && cut_waiting(&piece, end); piece.first += piece.count)
+		merge_piece(&piece);
 }
 
 void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run)

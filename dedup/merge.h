@@ -33,10 +33,17 @@ struct gmm__merge {
 	struct gmm__progress *progress;
 	struct gmm__nominations *nominations;
 	struct gmm__waits *waits;
+	/* The runs were not found by their digests: they are promoted without a twin, and their digests are taken when they
+	 * are published. region, verdict and nominations are not used. */
+	bool hinted;
 };
 
 /* Merges a run of the region piece by piece, claiming the VM for each piece. Pages that are not waiting any more are
  * skipped. Stops early when the VM or the slot goes. Not while holding any lock. */
 void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run);
+
+/* The same for pages of a slot whose VM the caller has claimed, in one go: for short runs. What became of each page says
+ * its state. */
+void gmm__merge_claimed(const struct gmm__merge *merge, struct gmm__slot *slot, const struct gmm__run *run);
 
 #endif

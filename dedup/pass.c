@@ -8,6 +8,7 @@
 #include <string.h>
 #include <urcu/urcu-bp.h>
 
+#include "dedup/errand.h"
 #include "dedup/fork.h"
 #include "dedup/pace.h"
 
@@ -116,9 +117,9 @@ static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 	while (vm && vm->dead)
 		vm = vm->next;
 	if (vm)
-		vm->visited = true;
+		vm->visits++;
 	if (last) {
-		last->visited = false;
+		last->visits--;
 		pthread_cond_broadcast(&gmm->changed);
 	}
 	pthread_mutex_unlock(&gmm->lock);
@@ -141,9 +142,36 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 	gmm__fork_reap(vm->domain, engine->gmm);
 }
 
+/* The check of one VM's guest modules, a slice at a time. */
+struct module_check {
+	const struct gmm__module_hooks *hooks;
+	struct gmm_vm *vm;
+	bool more;
+};
+
+static void check_slice(void *arg, const struct gmm__merge *merge)
+{
+	struct module_check *check = arg;
+
+	check->more = check->hooks->check_slice(check->vm, merge);
+}
+
+/* Pages that guests name as those of a module need no digest to find each other, so they come first. */
+static void check_modules(struct gmm__engine *engine)
+{
+	struct module_check check = { .hooks = atomic_load(&engine->gmm->module_hooks) };
+
+	if (!check.hooks || !check.hooks->begin_pass(engine->gmm))
+		return;
+	for (check.vm = next_vm(engine, NULL); check.vm; check.vm = next_vm(engine, check.vm))
+		for (check.more = true; check.more && !gmm__engine_must_leave(engine) && !check.vm->dead;)
+			gmm__errand_do(engine, check_slice, &check);
+}
+
 void gmm__engine_pass(struct gmm__engine *engine)
 {
 	memset(&engine->progress, 0, sizeof engine->progress);
+	check_modules(engine);
 	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
 		scan_vm(engine, vm);
 	gmm__pace_conclude(engine);

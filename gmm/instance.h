@@ -17,6 +17,20 @@
 
 struct gmm__catalog;
 struct gmm__engine;
+struct gmm__merge;
+struct gmm__registry;
+
+/* What the layer of guest modules, which lies above the engine, has done at certain points. */
+struct gmm__module_hooks {
+	/* At the start of a pass: is there anything to check? */
+	bool (*begin_pass)(struct gmm *gmm);
+	/* A few milliseconds of the checks that are due for a VM, in the merge thread. True: there is more. */
+	bool (*check_slice)(struct gmm_vm *vm, const struct gmm__merge *merge);
+	/* A VM whose RAM has ended is about to be freed; a domain that no VM is in; an instance without VMs. */
+	void (*vm_end)(struct gmm_vm *vm);
+	void (*domain_end)(struct gmm *gmm, struct gmm__domain *domain);
+	void (*close)(struct gmm *gmm);
+};
 
 struct gmm__domain {
 	struct gmm__domain *next;
@@ -57,6 +71,10 @@ struct gmm {
 	struct {
 		uint64_t passes, cpu_ns, digested_pages, longest_freeze_ns, freezes[GMM_WAIT_BUCKETS];
 	} ended;                      /* of engines that were stopped */
+
+	/* Set with gmm.lock at the first registration of a module, and then for good: hooks after the registry. */
+	struct gmm__registry *registry; /* sharedmod/registry.h */
+	_Atomic(const struct gmm__module_hooks *) module_hooks;
 
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */
 };

@@ -3,6 +3,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <urcu/urcu-bp.h>
 
 #define FILE_BYTES (GMM__FILE_CHUNKS * GMM__CHUNK_BYTES)
 
@@ -234,6 +235,34 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 	pool->references += n;
 	pthread_mutex_unlock(&pool->lock);
 	return n;
+}
+
+/* The record of a page that may be gone with its chunk; NULL unless it is one of this pool. With the lock, so that the
+ * pool's own chunks stay; others are only looked at, inside an RCU section. */
+static struct gmm__record *own_record(const struct gmm__pool *pool, gmm__page_id page)
+{
+	const struct gmm__chunk *chunk = chunk_of(pool, page);
+	if (!chunk)
+		return NULL;
+	uint64_t place = (uint64_t)chunk->file * GMM__FILE_CHUNKS + chunk->file_chunk;
+	return place < pool->n_chunks && pool->chunks[place] == chunk ?
+	       &pool->chunks[place]->record[gmm__page_index(page)] : NULL;
+}
+
+bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t generation)
+{
+	urcu_bp_read_lock();
+	pthread_mutex_lock(&pool->lock);
+	struct gmm__record *r = own_record(pool, page);
+	bool same = r && r->state == GMM__SLOT_SHARED && r->generation == generation &&
+		    r->references < GMM__REFERENCES_MAX - 1;
+	if (same) {
+		r->references++;
+		pool->references++;
+	}
+	pthread_mutex_unlock(&pool->lock);
+	urcu_bp_read_unlock();
+	return same;
 }
 
 /* ---- dropping ---------------------------------------------------------------------------------------------- */

@@ -100,6 +100,10 @@ int gmm__pool_fill(struct gmm__pool *pool, gmm__page_id first, const struct iove
  * saturated) and returns how many it took. */
 uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t count);
 
+/* Takes a reference to a page of this pool that was remembered by id and generation. False: that page is gone, whatever
+ * the id names now. Any id may be asked for. */
+bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t generation);
+
 /* How a reference or a cover ends, for `count` consecutive pages each. */
 enum gmm__pool_drop {
 	GMM__DROP_REFERENCE, /* reference and its cover (or a reservation): the mapping is gone */

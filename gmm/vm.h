@@ -36,12 +36,13 @@ struct gmm_vm {
 	/* Guarded by the instance's lock. */
 	bool claimed;
 	_Atomic bool dead;            /* being destroyed: no new claims but the destroyer's */
-	bool visited;                 /* the engine works on it: must not be freed */
+	uint32_t visits;              /* by the engine, and by calls that work on several VMs: must not be freed */
 	uint32_t waiting;             /* threads that want the claim */
 
 	/* Guarded by the claim; slots also readable under RCU. */
 	struct gmm__slots *slots;
 	struct gmm__pin *pins;
+	struct gmm__vm_modules *modules; /* sharedmod/registry.h; guarded by the registry's lock */
 	struct gmm_vm_stats stats;    /* pages, state_pages, mappings, runs and the counters; the rest is derived */
 };
 

@@ -255,6 +255,49 @@ static struct gmm__record *raw(gmm__page_id page)
 }
 
 /* At the limit no more references are given; those that were can be dropped. */
+/* A page remembered by id and generation is found again, and no other page under its id. */
+START_TEST(the_same_page_or_none)
+{
+	setup();
+	gmm__page_id page = take_filled(2, 9);
+	uint32_t generation = gmm__pool_record(&pool, page).generation;
+	ck_assert(gmm__pool_ref_same(&pool, page, generation));
+	ck_assert_uint_eq(gmm__pool_record(&pool, page).references, 2);
+	ck_assert(!gmm__pool_ref_same(&pool, page, generation + 1));
+	gmm__pool_drop(&pool, page, 1, GMM__DROP_REFERENCE);
+	gmm__pool_drop(&pool, page, 1, GMM__DROP_REFERENCE);
+	ck_assert(!gmm__pool_ref_same(&pool, page, generation));
+	pool.cursor_chunk = pool.cursor_page = 0; /* it is given out again */
+	ck_assert_uint_eq(take_filled(1, 9), page);
+	ck_assert(!gmm__pool_ref_same(&pool, page, generation));
+	ck_assert(gmm__pool_ref_same(&pool, page, generation + 1));
+	ck_assert_uint_eq(pool.references, 3);
+	teardown();
+}
+END_TEST
+
+/* Ids of RAM slots, of other pools and of nothing. */
+START_TEST(the_same_page_of_this_pool)
+{
+	struct gmm__pool other;
+	struct gmm__slot *owner = (struct gmm__slot *)&other; /* an address, no more */
+	gmm__page_id theirs;
+
+	setup();
+	gmm__page_id page = take_filled(1, 9);
+	gmm__pool_init(&other, &mem, &table, NULL, NULL);
+	ck_assert_uint_eq(gmm__pool_reserve(&other, 1, &theirs), 1);
+	gmm__chunk_id seeded = take_slot(&table, 1, owner);
+	uint32_t generation = gmm__pool_record(&pool, page).generation;
+	ck_assert(!gmm__pool_ref_same(&pool, theirs, generation));
+	ck_assert(!gmm__pool_ref_same(&pool, gmm__page_make(seeded, 0), generation));
+	ck_assert(!gmm__pool_ref_same(&pool, GMM__NIL, generation));
+	ck_assert(!gmm__pool_ref_same(&pool, UINT32_MAX, generation));
+	gmm__pool_destroy(&other);
+	teardown();
+}
+END_TEST
+
 START_TEST(references_saturate)
 {
 	setup();
@@ -535,7 +578,8 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		punched_at_the_last_reference, unfilled_reservation_is_not_punched, held_by_broken_covers,
-		covers_may_go_first, new_generation_each_time, generation_wraps, references_saturate,
+		covers_may_go_first, new_generation_each_time, generation_wraps, the_same_page_or_none,
+		the_same_page_of_this_pool, references_saturate,
 		broken_covers_saturate, punch_refused, drop_of_some_in_a_row, drop_across_chunks,
 		in_order_of_the_calls, lowest_chunk_with_a_gap_that_fits, more_than_a_chunk_is_cut,
 		gaps_when_nothing_can_grow, reserve_that_the_host_refuses, short_write, where_pages_lie,

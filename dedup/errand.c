@@ -1,0 +1,85 @@
+/* Errands: who carries them out. */
+#include "dedup/errand.h"
+
+#include <signal.h>
+
+void gmm__errand_run(struct gmm__engine *engine, struct gmm__errand *errand)
+{
+	struct gmm__progress progress = { 0 }; /* the pass under way has its own */
+	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .hinted = true,
+				    .progress = &progress, .waits = &engine->waits };
+
+	errand->run(errand->arg, &merge);
+	engine->backend->flush(engine->gmm);
+}
+
+/* Gives it to the merge thread and waits. */
+static void hand_over(struct gmm__engine *engine, struct gmm__errand *errand)
+{
+	pthread_mutex_lock(&engine->job_lock);
+	struct gmm__errand **link = &engine->errands;
+	while (*link)
+		link = &(*link)->next;
+	*link = errand;
+	pthread_cond_broadcast(&engine->job_changed);
+	while (!errand->done)
+		pthread_cond_wait(&engine->job_changed, &engine->job_lock);
+	pthread_mutex_unlock(&engine->job_lock);
+}
+
+void gmm__errand_do(struct gmm__engine *engine, gmm__errand_fn *run, void *arg)
+{
+	struct gmm__errand errand = { .run = run, .arg = arg };
+
+	if (engine->merge_thread)
+		hand_over(engine, &errand);
+	else
+		gmm__errand_run(engine, &errand);
+}
+
+/* What an engine counts while it runs. */
+static void count_waits(struct gmm *gmm, const struct gmm__waits *waits)
+{
+	pthread_mutex_lock(&gmm->lock);
+	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
+		gmm->ended.freezes[i] += waits->freezes[i];
+	if (waits->longest_ns > gmm->ended.longest_freeze_ns)
+		gmm->ended.longest_freeze_ns = waits->longest_ns;
+	pthread_mutex_unlock(&gmm->lock);
+}
+
+static void run_here(struct gmm *gmm, gmm__errand_fn *run, void *arg)
+{
+	struct gmm__waits waits = { .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
+	struct gmm__progress progress = { 0 };
+	struct gmm__merge merge = { .gmm = gmm, .backend = gmm__backend_mapped(), .hinted = true, .progress = &progress,
+				    .waits = &waits };
+	sigset_t all, before;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	run(arg, &merge);
+	merge.backend->flush(gmm);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	count_waits(gmm, &waits);
+}
+
+void gmm__errand_call(struct gmm *gmm, gmm__errand_fn *run, void *arg)
+{
+	struct gmm__errand errand = { .run = run, .arg = arg };
+
+	pthread_mutex_lock(&gmm->lock);
+	struct gmm__engine *engine = gmm->engine;
+	if (engine)
+		engine->callers++;
+	pthread_mutex_unlock(&gmm->lock);
+	if (!engine) {
+		run_here(gmm, run, arg);
+		return;
+	}
+	hand_over(engine, &errand);
+	pthread_mutex_lock(&gmm->lock);
+	engine->callers--;
+	pthread_cond_broadcast(&gmm->changed);
+	pthread_mutex_unlock(&gmm->lock);
+}
