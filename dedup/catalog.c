@@ -10,17 +10,17 @@ static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 	struct gmm__catalog *catalog = arg;
 	struct gmm__digest sample = gmm__digest_sample(bytes, &catalog->secret);
 
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	bool found = gmm__shared_remove(&catalog->shared, sample.fingerprint, page);
 	if (sample.kind == GMM__DIGEST_FILL)
 		gmm__fill_gone(&catalog->fills, sample.word, page);
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 	if (found)
 		return;
 	struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	gmm__shared_remove(&catalog->shared, whole.fingerprint, page);
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 }
 
 /* The state of a hinted page, or GMM_PAGE_STATES when it is no candidate with this fingerprint any more. */
@@ -57,7 +57,7 @@ struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domai
 		return NULL;
 	}
 	gmm__secret_complete(&catalog->secret);
-	pthread_mutex_init(&catalog->lock, NULL);
+	gmm__lock_init(&catalog->lock, GMM__RANK_CATALOG);
 	domain->pool.gone = page_gone;
 	domain->pool.gone_arg = catalog;
 	return catalog;
@@ -68,7 +68,7 @@ void gmm__catalog_free(struct gmm__catalog *catalog)
 	catalog->pool->gone = NULL;
 	gmm__candidates_destroy(&catalog->candidates);
 	gmm__shared_destroy(&catalog->shared);
-	pthread_mutex_destroy(&catalog->lock);
+	gmm__lock_destroy(&catalog->lock);
 	gmm__mem_free(&catalog->gmm->mem, catalog, sizeof *catalog);
 }
 
@@ -119,7 +119,7 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass)
 {
 	urcu_bp_read_lock(); /* a growing index asks which of its entries are stale */
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	int rc = gmm__candidates_reserve(&catalog->candidates, domain_pages);
 	if (catalog->prepared != pass) {
 		if (rc == 0 && catalog->twins)
@@ -127,16 +127,16 @@ int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, ui
 		catalog->twins = 0;
 		catalog->prepared = pass;
 	}
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 	urcu_bp_read_unlock();
 	return rc;
 }
 
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
 {
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	gmm__shared_put(&catalog->shared, fingerprint, page); /* without memory others just do not find it */
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 }
 
 static bool has_fingerprint(struct gmm__catalog *catalog, gmm__page_id page, uint32_t fingerprint)
@@ -154,16 +154,16 @@ void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm_
 {
 	if (has_fingerprint(catalog, page, fingerprint))
 		return;
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	gmm__shared_remove(&catalog->shared, fingerprint, page);
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 }
 
 void gmm__catalog_reap(struct gmm__catalog *catalog)
 {
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	struct gmm__shared_table *tables = gmm__shared_take_retired(&catalog->shared);
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 	if (!tables)
 		return;
 	urcu_bp_synchronize_rcu();

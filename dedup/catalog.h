@@ -3,7 +3,7 @@
  * It answers one question: what is to be done with a page of this digest? An answer (verdict) names a page that
  * may be equal; it holds no reference yet, the merge takes one (gmm__pool_ref) before it compares.
  *
- * Threads: any; the catalog's mutex has rank 20.
+ * Threads: any; it has one lock.
  */
 #ifndef DEDUP_CATALOG_H
 #define DEDUP_CATALOG_H
@@ -18,7 +18,7 @@ struct gmm__catalog {
 	struct gmm *gmm;
 	struct gmm__pool *pool;
 	struct gmm__secret secret;
-	pthread_mutex_t lock;              /* rank 20; guards what follows, for writers */
+	struct gmm__lock lock;              /* guards what follows, for writers */
 	uint32_t twins;                    /* found in this pass: about two for each page to be promoted in the next */
 	uint64_t prepared;                 /* number of the pass it was last prepared for */
 	struct gmm__candidates candidates;

@@ -17,41 +17,41 @@ void gmm__engine_run_job(struct gmm__engine *engine)
 		gmm__process_region(engine);
 		return;
 	}
-	pthread_mutex_lock(&engine->job_lock);
+	gmm__lock_take(&engine->job_lock);
 	engine->job_ready = true;
 	pthread_cond_broadcast(&engine->job_changed);
 	while (engine->job_ready)
-		pthread_cond_wait(&engine->job_changed, &engine->job_lock);
-	pthread_mutex_unlock(&engine->job_lock);
+		gmm__lock_wait(&engine->job_lock, &engine->job_changed);
+	gmm__lock_give(&engine->job_lock);
 }
 
 static void *merge_main(void *arg)
 {
 	struct gmm__engine *engine = arg;
 
-	pthread_mutex_lock(&engine->job_lock);
+	gmm__lock_take(&engine->job_lock);
 	for (;;) {
 		while (!engine->job_ready && !engine->errands && !engine->merge_stopping)
-			pthread_cond_wait(&engine->job_changed, &engine->job_lock);
+			gmm__lock_wait(&engine->job_lock, &engine->job_changed);
 		struct gmm__errand *errand = engine->errands;
 		if (!engine->job_ready && !errand)
 			break;
 		if (errand)
 			engine->errands = errand->next;
-		pthread_mutex_unlock(&engine->job_lock);
+		gmm__lock_give(&engine->job_lock);
 		if (errand)
 			gmm__errand_run(engine, errand);
 		else
 			gmm__process_region(engine);
 		engine->cpu_ns[1] = gmm__sys_of(engine->gmm)->thread_cpu_ns();
-		pthread_mutex_lock(&engine->job_lock);
+		gmm__lock_take(&engine->job_lock);
 		if (errand)
 			errand->done = true;
 		else
 			engine->job_ready = false;
 		pthread_cond_broadcast(&engine->job_changed);
 	}
-	pthread_mutex_unlock(&engine->job_lock);
+	gmm__lock_give(&engine->job_lock);
 	return NULL;
 }
 
@@ -63,9 +63,9 @@ static void check_accounts(struct gmm__engine *engine)
 	if (engine->passes % CHECK_PASSES != 0)
 		return;
 	gmm__snapshot_begin(engine->gmm);
-	pthread_mutex_lock(&engine->gmm->lock);
+	gmm__lock_take(&engine->gmm->lock);
 	const char *broken = gmm__accounts_validate(engine->gmm);
-	pthread_mutex_unlock(&engine->gmm->lock);
+	gmm__lock_give(&engine->gmm->lock);
 	gmm__snapshot_end(engine->gmm);
 	if (broken) {
 		gmm__log(engine->gmm, GMM_LOG_ERROR, "the accounts do not add up: %s", broken);
@@ -110,20 +110,20 @@ static void stop_threads(struct gmm__engine *engine)
 	struct gmm *gmm = engine->gmm;
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	engine->stopping = true;
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (engine->scan_thread)
 		sys->thread_join(engine->scan_thread);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	while (engine->callers) /* the merge thread still serves them */
-		pthread_cond_wait(&gmm->changed, &gmm->lock);
-	pthread_mutex_unlock(&gmm->lock);
-	pthread_mutex_lock(&engine->job_lock);
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm__lock_give(&gmm->lock);
+	gmm__lock_take(&engine->job_lock);
 	engine->merge_stopping = true;
 	pthread_cond_broadcast(&engine->job_changed);
-	pthread_mutex_unlock(&engine->job_lock);
+	gmm__lock_give(&engine->job_lock);
 	if (engine->merge_thread)
 		sys->thread_join(engine->merge_thread);
 }
@@ -131,7 +131,7 @@ static void stop_threads(struct gmm__engine *engine)
 static void free_engine(struct gmm__engine *engine)
 {
 	pthread_cond_destroy(&engine->job_changed);
-	pthread_mutex_destroy(&engine->job_lock);
+	gmm__lock_destroy(&engine->job_lock);
 	gmm__mem_free(&engine->gmm->mem, engine, sizeof *engine);
 }
 
@@ -149,28 +149,28 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
 	engine->waits = (struct gmm__waits){ .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
 	engine->retry_budget = true;
 	pthread_cond_init(&engine->job_changed, NULL);
-	pthread_mutex_init(&engine->job_lock, NULL);
+	gmm__lock_init(&engine->job_lock, GMM__RANK_LEAF);
 	if (start_threads(engine) != 0) {
 		stop_threads(engine);
 		free_engine(engine);
 		return GMM_ERR_NO_MEMORY;
 	}
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	gmm->engine = engine;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return GMM_OK;
 }
 
 void gmm__engine_stop(struct gmm *gmm)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm__engine *engine = gmm->engine;
 	gmm->engine = NULL;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (!engine)
 		return;
 	stop_threads(engine);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	gmm->ended.passes += engine->passes;
 	gmm->ended.cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
 	gmm->ended.digested_pages += engine->digested_pages;
@@ -179,28 +179,28 @@ void gmm__engine_stop(struct gmm *gmm)
 	if (engine->waits.longest_ns > gmm->ended.longest_freeze_ns)
 		gmm->ended.longest_freeze_ns = engine->waits.longest_ns;
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	free_engine(engine);
 }
 
 void gmm__engine_disturb(struct gmm *gmm)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	if (gmm->engine) {
 		gmm->engine->settled = false;
 		gmm->engine->disturbed = true;
 		gmm->engine->quiet_passes = 0;
 	}
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 void gmm__engine_wait_left(struct gmm_vm *vm)
 {
 	struct gmm *gmm = vm->gmm;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	while (vm->visits > 0)
-		pthread_cond_wait(&gmm->changed, &gmm->lock);
-	pthread_mutex_unlock(&gmm->lock);
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm__lock_give(&gmm->lock);
 }

@@ -47,7 +47,7 @@ struct gmm__engine {
 	struct gmm__waits waits;
 
 	/* The job's handover. A mutex of its own (a leaf): the scan thread, at idle priority, may be stopped while it has it. */
-	pthread_mutex_t job_lock;
+	struct gmm__lock job_lock;
 	pthread_cond_t job_changed;
 	bool job_ready;                 /* the merge thread has work */
 	struct gmm__errand *errands;    /* and this too; see dedup/errand.h */

@@ -16,15 +16,15 @@ void gmm__errand_run(struct gmm__engine *engine, struct gmm__errand *errand)
 /* Gives it to the merge thread and waits. */
 static void hand_over(struct gmm__engine *engine, struct gmm__errand *errand)
 {
-	pthread_mutex_lock(&engine->job_lock);
+	gmm__lock_take(&engine->job_lock);
 	struct gmm__errand **link = &engine->errands;
 	while (*link)
 		link = &(*link)->next;
 	*link = errand;
 	pthread_cond_broadcast(&engine->job_changed);
 	while (!errand->done)
-		pthread_cond_wait(&engine->job_changed, &engine->job_lock);
-	pthread_mutex_unlock(&engine->job_lock);
+		gmm__lock_wait(&engine->job_lock, &engine->job_changed);
+	gmm__lock_give(&engine->job_lock);
 }
 
 void gmm__errand_do(struct gmm__engine *engine, gmm__errand_fn *run, void *arg)
@@ -40,12 +40,12 @@ void gmm__errand_do(struct gmm__engine *engine, gmm__errand_fn *run, void *arg)
 /* What an engine counts while it runs. */
 static void count_waits(struct gmm *gmm, const struct gmm__waits *waits)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
 		gmm->ended.freezes[i] += waits->freezes[i];
 	if (waits->longest_ns > gmm->ended.longest_freeze_ns)
 		gmm->ended.longest_freeze_ns = waits->longest_ns;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 static void run_here(struct gmm *gmm, gmm__errand_fn *run, void *arg)
@@ -68,18 +68,18 @@ void gmm__errand_call(struct gmm *gmm, gmm__errand_fn *run, void *arg)
 {
 	struct gmm__errand errand = { .run = run, .arg = arg };
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm__engine *engine = gmm->engine;
 	if (engine)
 		engine->callers++;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (!engine) {
 		run_here(gmm, run, arg);
 		return;
 	}
 	hand_over(engine, &errand);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	engine->callers--;
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }

@@ -18,7 +18,7 @@ struct gmm__witness {
 	void *page; /* our own mapping, until the fork is done */
 };
 
-static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER; /* rank 1 */
+static struct gmm__lock list_lock = GMM__LOCK_INITIALIZER(GMM__RANK_OPEN_INSTANCES);
 static struct gmm *open_instances;
 
 /* With freeze_lock: no page is being replaced. Without a witness the pools defer until the instance ends. */
@@ -34,17 +34,17 @@ static void expect_child(struct gmm *gmm)
 	} else {
 		gmm->unwitnessed = true;
 	}
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	for (struct gmm__domain *domain = gmm->domains; domain; domain = domain->next)
 		gmm__pool_defer(&domain->pool);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 static void before_fork(void)
 {
-	pthread_mutex_lock(&list_lock);
+	gmm__lock_take(&list_lock);
 	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
-		pthread_mutex_lock(&gmm->freeze_lock);
+		gmm__lock_take(&gmm->freeze_lock);
 		expect_child(gmm);
 	}
 	urcu_bp_before_fork();
@@ -59,9 +59,9 @@ static void after_fork_parent(void)
 			gmm__sys_of(gmm)->unmap(witness->page, GMM__PAGE_BYTES);
 			witness->page = NULL;
 		}
-		pthread_mutex_unlock(&gmm->freeze_lock);
+		gmm__lock_give(&gmm->freeze_lock);
 	}
-	pthread_mutex_unlock(&list_lock);
+	gmm__lock_give(&list_lock);
 }
 
 /* The child's copies of the instances are dead weight: gmm__fork_is_home refuses every call on them. */
@@ -69,11 +69,11 @@ static void after_fork_child(void)
 {
 	urcu_bp_after_fork_child();
 	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
-		pthread_mutex_unlock(&gmm->freeze_lock);
+		gmm__lock_give(&gmm->freeze_lock);
 		gmm->process_id = 0;
 	}
 	open_instances = NULL;
-	pthread_mutex_unlock(&list_lock);
+	gmm__lock_give(&list_lock);
 }
 
 /* Frees witnesses of children that are gone, or all. Returns true when none is left. */
@@ -101,10 +101,10 @@ void gmm__fork_reap(struct gmm__domain *domain, struct gmm *gmm)
 	if (!domain->pool.defer) /* a stale look costs one pass */
 		return;
 	/* Under the lock no fork can come between the answer and the release. */
-	pthread_mutex_lock(&gmm->freeze_lock);
+	gmm__lock_take(&gmm->freeze_lock);
 	if (drop_witnesses(gmm, false))
 		gmm__pool_release(&domain->pool);
-	pthread_mutex_unlock(&gmm->freeze_lock);
+	gmm__lock_give(&gmm->freeze_lock);
 }
 
 static int handlers_rc;
@@ -121,22 +121,22 @@ int gmm__fork_register(struct gmm *gmm)
 	pthread_once(&once, install_handlers);
 	if (handlers_rc != 0)
 		return -handlers_rc;
-	pthread_mutex_lock(&list_lock);
+	gmm__lock_take(&list_lock);
 	gmm->next_open = open_instances;
 	open_instances = gmm;
-	pthread_mutex_unlock(&list_lock);
+	gmm__lock_give(&list_lock);
 	return 0;
 }
 
 void gmm__fork_unregister(struct gmm *gmm)
 {
-	pthread_mutex_lock(&list_lock);
+	gmm__lock_take(&list_lock);
 	struct gmm **link = &open_instances;
 	while (*link && *link != gmm)
 		link = &(*link)->next_open;
 	if (*link)
 		*link = gmm->next_open;
-	pthread_mutex_unlock(&list_lock);
+	gmm__lock_give(&list_lock);
 	drop_witnesses(gmm, true);
 }
 

@@ -92,7 +92,7 @@ uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backe
 	uint32_t deferred = 0;
 
 	memset(ret_verdict, 0, region->count * sizeof *ret_verdict);
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	for (uint32_t i = 0; i < region->count;) {
 		uint32_t page = region->first + i;
 		enum gmm_page_state state = gmm__slot_state(region->slot, page);
@@ -116,6 +116,6 @@ uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backe
 			i++;
 		}
 	}
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 	return deferred;
 }

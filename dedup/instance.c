@@ -57,9 +57,9 @@ static void init_locks(struct gmm *gmm)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&gmm->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
-	pthread_mutex_init(&gmm->lock, NULL);
-	pthread_mutex_init(&gmm->ram_lock, NULL);
-	pthread_mutex_init(&gmm->freeze_lock, NULL);
+	gmm__lock_init(&gmm->lock, GMM__RANK_INSTANCE);
+	gmm__lock_init(&gmm->ram_lock, GMM__RANK_RAM);
+	gmm__lock_init(&gmm->freeze_lock, GMM__RANK_FREEZE);
 }
 
 static void free_instance(struct gmm *gmm)
@@ -68,9 +68,9 @@ static void free_instance(struct gmm *gmm)
 
 	gmm__chunk_table_destroy(&gmm->chunks);
 	pthread_cond_destroy(&gmm->changed);
-	pthread_mutex_destroy(&gmm->lock);
-	pthread_mutex_destroy(&gmm->ram_lock);
-	pthread_mutex_destroy(&gmm->freeze_lock);
+	gmm__lock_destroy(&gmm->lock);
+	gmm__lock_destroy(&gmm->ram_lock);
+	gmm__lock_destroy(&gmm->freeze_lock);
 	sys->free(gmm);
 }
 
@@ -119,9 +119,9 @@ int gmm_instance_close(struct gmm *gmm)
 	int refused = check_instance(gmm);
 	if (refused)
 		return refused;
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	bool busy = gmm->vms != NULL;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (busy)
 		return GMM_ERR_WRONG_ORDER;
 	gmm__engine_stop(gmm);
@@ -173,11 +173,12 @@ static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
 {
 	struct gmm *gmm = vm->gmm;
 	struct gmm__domain *domain = vm->domain;
-	struct gmm_vm **link = &gmm->vms;
 
-	while (*link != vm)
-		link = &(*link)->next;
-	*link = vm->next;
+	if (gmm->last_vm[vm->priority] == vm)
+		gmm->last_vm[vm->priority] = vm->previous && vm->previous->priority == vm->priority ? vm->previous : NULL;
+	*(vm->previous ? &vm->previous->next : &gmm->vms) = vm->next;
+	if (vm->next)
+		vm->next->previous = vm->previous;
 	gmm->n_vms--;
 	if (--domain->vms > 0)
 		return NULL;
@@ -206,17 +207,21 @@ static bool vm_options_valid(const struct gmm_vm_options *options)
 static void link_vm(struct gmm_vm *vm, struct gmm__domain *domain)
 {
 	struct gmm *gmm = vm->gmm;
-	struct gmm_vm **link = &gmm->vms;
+	struct gmm_vm *before = NULL;
 
 	if (domain->vms++ == 0) {
 		domain->next = gmm->domains;
 		gmm->domains = domain;
 	}
 	vm->domain = domain;
-	while (*link && (*link)->priority >= vm->priority)
-		link = &(*link)->next;
-	vm->next = *link;
-	*link = vm;
+	for (int p = vm->priority; !before && p <= GMM_PRIORITY_HIGH; p++)
+		before = gmm->last_vm[p];
+	vm->previous = before;
+	vm->next = before ? before->next : gmm->vms;
+	*(before ? &before->next : &gmm->vms) = vm;
+	if (vm->next)
+		vm->next->previous = vm;
+	gmm->last_vm[vm->priority] = vm;
 	gmm->n_vms++;
 }
 
@@ -240,7 +245,7 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 	vm->gmm = gmm;
 	vm->priority = options->priority;
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
 	bool room = gmm->n_vms < VM_MAX;
 	if (vm->slots && domain && room) {
@@ -250,11 +255,11 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 		else
 			snprintf(vm->name, sizeof vm->name, "vm%u", vm->number);
 		link_vm(vm, domain);
-		pthread_mutex_unlock(&gmm->lock);
+		gmm__lock_give(&gmm->lock);
 		*ret_vm = vm;
 		return GMM_OK;
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (domain && !found)
 		free_domain(gmm, domain);
 	if (vm->slots)
@@ -288,9 +293,9 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 	const struct gmm__module_hooks *modules = atomic_load(&gmm->module_hooks);
 	if (modules)
 		modules->vm_end(vm);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm__domain *domain = unlink_vm(vm);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (domain && modules)
 		modules->domain_end(gmm, domain);
 	urcu_bp_synchronize_rcu();
@@ -305,7 +310,7 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 /* Starts the engine or lets a pausing one go on. With ram_lock, so that two threads do not start two engines. */
 static int start_engine(struct gmm *gmm)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm__engine *engine = gmm->engine;
 	bool runs = engine && !engine->pausing;
 	if (engine && engine->pausing) {
@@ -313,7 +318,7 @@ static int start_engine(struct gmm *gmm)
 		engine->settled = false;
 		pthread_cond_broadcast(&gmm->changed);
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (runs)
 		return GMM_ERR_WRONG_ORDER;
 	return engine ? GMM_OK : gmm__engine_start(gmm, gmm__backend_mapped());
@@ -324,9 +329,9 @@ int gmm_engine_start(struct gmm *gmm)
 	int refused = check_instance(gmm);
 	if (refused)
 		return refused;
-	pthread_mutex_lock(&gmm->ram_lock);
+	gmm__lock_take(&gmm->ram_lock);
 	int status = start_engine(gmm);
-	pthread_mutex_unlock(&gmm->ram_lock);
+	gmm__lock_give(&gmm->ram_lock);
 	return status;
 }
 
@@ -335,16 +340,16 @@ int gmm_engine_pause(struct gmm *gmm)
 	int refused = check_instance(gmm);
 	if (refused)
 		return refused;
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm__engine *engine = gmm->engine;
 	bool runs = engine && !engine->pausing;
 	if (runs) {
 		engine->pausing = true;
 		pthread_cond_broadcast(&gmm->changed);
 		while (gmm->engine == engine && engine->pausing && !engine->resting)
-			pthread_cond_wait(&gmm->changed, &gmm->lock);
+			gmm__lock_wait(&gmm->lock, &gmm->changed);
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return runs ? GMM_OK : GMM_ERR_WRONG_ORDER;
 }
 
@@ -353,9 +358,9 @@ int gmm_engine_stop(struct gmm *gmm)
 	int refused = check_instance(gmm);
 	if (refused)
 		return refused;
-	pthread_mutex_lock(&gmm->ram_lock);
+	gmm__lock_take(&gmm->ram_lock);
 	gmm__engine_stop(gmm);
-	pthread_mutex_unlock(&gmm->ram_lock);
+	gmm__lock_give(&gmm->ram_lock);
 	return GMM_OK;
 }
 
@@ -368,7 +373,7 @@ int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
 	int status = GMM_OK;
 	bool time_left = true;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	for (;;) {
 		struct gmm__engine *engine = gmm->engine;
 		if (!engine || engine->pausing)
@@ -381,17 +386,17 @@ int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
 		}
 		break;
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return status;
 }
 
 static void set_cpu_percent(struct gmm *gmm, uint32_t percent)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	if (gmm->engine)
 		gmm->engine->cpu_percent = percent;
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 int gmm_engine_settle(struct gmm *gmm, int64_t timeout_ms, uint32_t cpu_percent)
@@ -465,9 +470,9 @@ int gmm_instance_stats(struct gmm *gmm, struct gmm_stats *ret_stats)
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
 	gmm__snapshot_begin(gmm);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	fill_stats(gmm, &stats);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	gmm__snapshot_end(gmm);
 	*ret_stats = stats;
 	return GMM_OK;
@@ -493,9 +498,9 @@ int gmm_instance_validate(struct gmm *gmm)
 	if (refused)
 		return refused;
 	gmm__snapshot_begin(gmm);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	const char *broken = gmm__accounts_validate(gmm);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	gmm__snapshot_end(gmm);
 	if (!broken)
 		return GMM_OK;

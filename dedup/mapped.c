@@ -128,9 +128,9 @@ static int empty_staging(struct gmm *gmm)
 
 static void mapped_flush(struct gmm *gmm)
 {
-	pthread_mutex_lock(&gmm->freeze_lock);
+	gmm__lock_take(&gmm->freeze_lock);
 	empty_staging(gmm);
-	pthread_mutex_unlock(&gmm->freeze_lock);
+	gmm__lock_give(&gmm->freeze_lock);
 }
 
 /* True when the page is not where the guest had it any more. */
@@ -335,9 +335,9 @@ static int mapped_privatise(struct gmm__slot *slot, uint32_t first, uint32_t cou
 	gmm__mapped_set_attributes(slot, (uint8_t *)copy, bytes_of(count), true);
 	while (rc == 0 && done < count) {
 		uint32_t n = count - done < GMM__FREEZE_PAGES ? count - done : GMM__FREEZE_PAGES;
-		pthread_mutex_lock(&gmm->freeze_lock);
+		gmm__lock_take(&gmm->freeze_lock);
 		rc = replace_by_copy(slot, first + done, n, (uint8_t *)copy + bytes_of(done));
-		pthread_mutex_unlock(&gmm->freeze_lock);
+		gmm__lock_give(&gmm->freeze_lock);
 		if (rc == 0)
 			done += n;
 	}

@@ -125,13 +125,13 @@ static void reserve_fill(struct piece *p)
 	gmm__page_id first = GMM__NIL;
 	uint32_t pages = 0;
 
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	const struct gmm__fill_extent *extent = gmm__fill_find(&catalog->fills, p->run->word);
 	if (extent) {
 		first = extent->first;
 		pages = extent->pages;
 	}
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 	/* What is left of an extent may be too short for a long run to be worth joining. */
 	if (pages >= GMM__FILL_RUN || pages >= p->count) {
 		p->page = first;
@@ -237,7 +237,7 @@ static int replace(struct piece *p)
 {
 	const struct gmm__merge *m = p->merge;
 
-	pthread_mutex_lock(&m->gmm->freeze_lock);
+	gmm__lock_take(&m->gmm->freeze_lock);
 	p->freeze.slot = p->slot;
 	p->freeze.first = p->first;
 	p->freeze.count = p->count;
@@ -249,7 +249,7 @@ static int replace(struct piece *p)
 		m->backend->thaw(&p->freeze);
 		gmm__waits_add(m->waits, p->count, gmm__sys_of(m->gmm)->clock_ns() - start_ns);
 	}
-	pthread_mutex_unlock(&m->gmm->freeze_lock);
+	gmm__lock_give(&m->gmm->freeze_lock);
 	return rc;
 }
 
@@ -345,9 +345,9 @@ static void publish_extent(struct piece *p)
 		n++;
 	if (n == 0)
 		return;
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	gmm__fill_set(&catalog->fills, p->run->word, p->page, n);
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 }
 
 /* ---- pieces -------------------------------------------------------------------------------------------------------- */

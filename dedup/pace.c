@@ -53,7 +53,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	schedule_cover(engine);
 	uint64_t pages = 0, waiting = 0;
 	gmm__snapshot_begin(gmm);
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		pages += vm->stats.pages;
 		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED];
@@ -72,7 +72,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	}
 	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	gmm__snapshot_end(gmm);
 }
 
@@ -82,7 +82,7 @@ void gmm__pace_rest(struct gmm__engine *engine)
 	struct gmm *gmm = engine->gmm;
 	uint64_t ms = options->window_ms;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	if (engine->quiet_passes > 0 && options->pass_interval_ms > ms)
 		ms = options->pass_interval_ms;
 	uint64_t end = gmm__sys_of(gmm)->clock_ns() + ms * NANOSECONDS_PER_MS;
@@ -90,10 +90,10 @@ void gmm__pace_rest(struct gmm__engine *engine)
 	pthread_cond_broadcast(&gmm->changed);
 	while (!engine->stopping && (engine->pausing || gmm__sys_of(gmm)->clock_ns() < end)) {
 		if (engine->pausing)
-			pthread_cond_wait(&gmm->changed, &gmm->lock);
+			gmm__lock_wait(&gmm->lock, &gmm->changed);
 		else
 			gmm__wait_until(gmm, end);
 	}
 	engine->resting = false;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }

@@ -60,10 +60,10 @@ static void keep_budget(struct gmm__engine *engine, const struct gmm__region *re
 	uint64_t rest = gmm__budget_rest(&engine->budget, percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
 	if (rest == 0)
 		return;
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	while (!must_leave_region(engine, region) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
 		;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 /* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
@@ -112,7 +112,7 @@ static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 {
 	struct gmm *gmm = engine->gmm;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm_vm *vm = gmm__engine_must_leave(engine) ? NULL : last ? last->next : gmm->vms;
 	while (vm && vm->dead)
 		vm = vm->next;
@@ -122,7 +122,7 @@ static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 		last->visits--;
 		pthread_cond_broadcast(&gmm->changed);
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return vm;
 }
 

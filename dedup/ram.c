@@ -32,23 +32,13 @@ static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
 	return a < b + b_size && b < a + a_size;
 }
 
-/* With ram_lock: no array of slots changes. host NULL: not mapped yet. */
-static bool overlaps_a_slot(struct gmm_vm *vm, uint64_t gfn, const uint8_t *host, uint64_t pages)
+/* With ram_lock: no array of slots changes. host 0: not mapped yet. */
+static bool overlaps_a_slot(struct gmm_vm *vm, uint64_t gfn, uintptr_t host, uint64_t pages)
 {
-	bool found = false;
+	bool found = host && gmm__host_ranges_overlap(&vm->gmm->host_ranges, host, pages * GMM__PAGE_BYTES);
 
-	pthread_mutex_lock(&vm->gmm->lock);
-	for (const struct gmm_vm *other = vm->gmm->vms; other; other = other->next) {
-		for (uint32_t i = 0; i < other->slots->n; i++) {
-			const struct gmm__slot *slot = other->slots->slot[i];
-			if (other == vm && overlaps(gfn, pages, slot->gfn, slot->pages))
-				found = true;
-			if (host && overlaps((uintptr_t)host, pages * GMM__PAGE_BYTES, (uintptr_t)slot->host,
-					     (uint64_t)slot->pages * GMM__PAGE_BYTES))
-				found = true;
-		}
-	}
-	pthread_mutex_unlock(&vm->gmm->lock);
+	for (uint32_t i = 0; !found && i < vm->slots->n; i++)
+		found = overlaps(gfn, pages, vm->slots->slot[i]->gfn, vm->slots->slot[i]->pages);
 	return found;
 }
 
@@ -60,8 +50,11 @@ static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
 	if (!gmm__chunk_table_take_slot(&gmm->chunks, chunks_of(slot->pages), slot, &slot->first_chunk))
 		return GMM_ERR_LIMIT;
 	int status = gmm__mapped_watch(slot);
-	struct gmm__slots *old = status == GMM_OK ? gmm__vm_slots_change(vm, slot, NULL) : NULL;
+	bool listed = status == GMM_OK && gmm__host_ranges_add(&gmm->host_ranges, &slot->range);
+	struct gmm__slots *old = listed ? gmm__vm_slots_change(vm, slot, NULL) : NULL;
 	if (!old) {
+		if (listed)
+			gmm__host_ranges_remove(&gmm->host_ranges, &slot->range);
 		if (status == GMM_OK)
 			gmm__mapped_unwatch(slot);
 		gmm__chunk_table_give(&gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
@@ -129,8 +122,8 @@ int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, voi
 	if (!ret_addr)
 		return GMM_ERR_INVALID_PARAMETER;
 	struct gmm *gmm = vm->gmm;
-	pthread_mutex_lock(&gmm->ram_lock);
-	if (overlaps_a_slot(vm, guest_addr / GMM__PAGE_BYTES, NULL, size / GMM__PAGE_BYTES))
+	gmm__lock_take(&gmm->ram_lock);
+	if (overlaps_a_slot(vm, guest_addr / GMM__PAGE_BYTES, 0, size / GMM__PAGE_BYTES))
 		status = GMM_ERR_OVERLAP;
 	if (status == GMM_OK)
 		status = gmm__mapped_create_ram(gmm, size, &host);
@@ -139,7 +132,7 @@ int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, voi
 		if (status != GMM_OK)
 			gmm__sys_of(gmm)->unmap(host, size);
 	}
-	pthread_mutex_unlock(&gmm->ram_lock);
+	gmm__lock_give(&gmm->ram_lock);
 	if (status == GMM_OK)
 		*ret_addr = host;
 	return status;
@@ -157,14 +150,14 @@ int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_
 	if (misaligned((uintptr_t)addr))
 		return GMM_ERR_MISALIGNED;
 	struct gmm *gmm = vm->gmm;
-	pthread_mutex_lock(&gmm->ram_lock);
-	if (overlaps_a_slot(vm, guest_addr / GMM__PAGE_BYTES, addr, size / GMM__PAGE_BYTES))
+	gmm__lock_take(&gmm->ram_lock);
+	if (overlaps_a_slot(vm, guest_addr / GMM__PAGE_BYTES, (uintptr_t)addr, size / GMM__PAGE_BYTES))
 		status = GMM_ERR_OVERLAP;
 	if (status == GMM_OK)
 		status = gmm__mapped_inspect_ram(gmm, addr, size, &attributes);
 	if (status == GMM_OK)
 		status = add_slot(vm, guest_addr, addr, size, false, &attributes);
-	pthread_mutex_unlock(&gmm->ram_lock);
+	gmm__lock_give(&gmm->ram_lock);
 	return status;
 }
 
@@ -300,6 +293,7 @@ static void unlink_slot(struct gmm__slot *slot)
 	vm->stats.pages -= slot->pages;
 	vm->stats.state_pages[GMM_PAGE_ABSENT] -= slot->pages;
 	vm->domain->pages -= slot->pages;
+	gmm__host_ranges_remove(&vm->gmm->host_ranges, &slot->range);
 	if (!slot->created)
 		gmm__mapped_unwatch(slot);
 	gmm__chunk_table_give(&vm->gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
@@ -349,19 +343,19 @@ int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end e
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
 	int status = GMM_ERR_NOT_FOUND;
-	pthread_mutex_lock(&gmm->ram_lock);
+	gmm__lock_take(&gmm->ram_lock);
 	struct gmm__slot *slot = gmm__vm_find(vm, guest_addr / GMM__PAGE_BYTES);
 	if (slot && slot->gfn * GMM__PAGE_BYTES == guest_addr) {
-		pthread_mutex_lock(&gmm->lock);
+		gmm__lock_take(&gmm->lock);
 		slot->dead = true;
 		pthread_cond_broadcast(&gmm->changed); /* the engine may be resting in it */
-		pthread_mutex_unlock(&gmm->lock);
+		gmm__lock_give(&gmm->lock);
 		gmm__engine_wait_left(vm);
 		status = remove_slot(slot, end);
 		if (status != GMM_OK)
 			slot->dead = false;
 	}
-	pthread_mutex_unlock(&gmm->ram_lock);
+	gmm__lock_give(&gmm->ram_lock);
 	return status;
 }
 
@@ -413,17 +407,17 @@ static struct gmm__slots no_slots; /* of a VM at its end; never changed */
 
 static void set_dead(struct gmm_vm *vm, bool dead)
 {
-	pthread_mutex_lock(&vm->gmm->lock);
+	gmm__lock_take(&vm->gmm->lock);
 	vm->dead = dead;
 	pthread_cond_broadcast(&vm->gmm->changed); /* the engine may be resting in it */
-	pthread_mutex_unlock(&vm->gmm->lock);
+	gmm__lock_give(&vm->gmm->lock);
 }
 
 int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 {
 	struct gmm *gmm = vm->gmm;
 
-	pthread_mutex_lock(&gmm->ram_lock);
+	gmm__lock_take(&gmm->ram_lock);
 	set_dead(vm, true);
 	gmm__engine_wait_left(vm);
 	gmm__vm_claim(vm, true);
@@ -436,7 +430,7 @@ int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 		set_dead(vm, false);
 	}
 	gmm__vm_release(vm);
-	pthread_mutex_unlock(&gmm->ram_lock);
+	gmm__lock_give(&gmm->ram_lock);
 	return status;
 }
 

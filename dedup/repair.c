@@ -21,9 +21,9 @@ static gmm__page_id find_equal(const struct repair *r, uint32_t page)
 	gmm__page_id under = r->slot->value[page];
 	gmm__page_id choices[2] = { under, GMM__NIL };
 
-	pthread_mutex_lock(&catalog->lock);
+	gmm__lock_take(&catalog->lock);
 	choices[1] = gmm__shared_find(&catalog->shared, gmm__digest_sample(bytes, &catalog->secret).fingerprint);
-	pthread_mutex_unlock(&catalog->lock);
+	gmm__lock_give(&catalog->lock);
 	for (int i = 0; i < 2; i++) {
 		if (choices[i] == GMM__NIL || (i > 0 && choices[i] == under) ||
 		    gmm__pool_ref(catalog->pool, choices[i], 1) == 0)
@@ -58,7 +58,7 @@ static bool share_again(const struct repair *r, uint32_t page, gmm__page_id to)
 	gmm__page_id under = r->slot->value[page];
 	bool fill = gmm__digest_is_fill(gmm__pool_bytes(m->catalog->pool, to));
 
-	pthread_mutex_lock(&m->gmm->freeze_lock);
+	gmm__lock_take(&m->gmm->freeze_lock);
 	uint64_t start_ns = gmm__sys_of(m->gmm)->clock_ns();
 	int rc = m->backend->hold(r->slot, page, 1);
 	if (rc == 0) {
@@ -66,7 +66,7 @@ static bool share_again(const struct repair *r, uint32_t page, gmm__page_id to)
 		m->backend->let_go(r->slot, page, 1);
 		gmm__waits_add(m->waits, 1, gmm__sys_of(m->gmm)->clock_ns() - start_ns);
 	}
-	pthread_mutex_unlock(&m->gmm->freeze_lock);
+	gmm__lock_give(&m->gmm->freeze_lock);
 	if (rc != 0) {
 		gmm__pool_drop(m->catalog->pool, to, 1, GMM__DROP_REFERENCE);
 		return false;

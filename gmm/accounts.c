@@ -29,26 +29,26 @@ bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns)
 {
 	struct timespec t = { (time_t)(deadline_ns / 1000000000), (long)(deadline_ns % 1000000000) };
 
-	return pthread_cond_timedwait(&gmm->changed, &gmm->lock, &t) == 0;
+	return pthread_cond_timedwait(&gmm->changed, &gmm->lock.mutex, &t) == 0;
 }
 
 void gmm__snapshot_begin(struct gmm *gmm)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	while (gmm->snapshot)
-		pthread_cond_wait(&gmm->changed, &gmm->lock);
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
 	gmm->snapshot = true;
 	while (gmm->claims > 0)
-		pthread_cond_wait(&gmm->changed, &gmm->lock);
-	pthread_mutex_unlock(&gmm->lock);
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm__lock_give(&gmm->lock);
 }
 
 void gmm__snapshot_end(struct gmm *gmm)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	gmm->snapshot = false;
 	pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 void gmm__accounts_derive(struct gmm_vm_stats *stats)

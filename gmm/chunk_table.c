@@ -8,14 +8,14 @@ enum { TAG_SLOT = 1, LEAF_BYTES = GMM__LEAF_CHUNKS * sizeof(uintptr_t) };
 void gmm__chunk_table_init(struct gmm__chunk_table *table, struct gmm__mem *mem)
 {
 	*table = (struct gmm__chunk_table){ .mem = mem, .lowest = 1 };
-	pthread_mutex_init(&table->lock, NULL);
+	gmm__lock_init(&table->lock, GMM__RANK_CHUNK_TABLE);
 }
 
 void gmm__chunk_table_destroy(struct gmm__chunk_table *table)
 {
 	for (uint32_t i = 0; i < GMM__LEAVES; i++)
 		gmm__mem_free(table->mem, table->leaf[i], LEAF_BYTES);
-	pthread_mutex_destroy(&table->lock);
+	gmm__lock_destroy(&table->lock);
 }
 
 static uintptr_t owner_of(const struct gmm__chunk_table *table, gmm__chunk_id id)
@@ -54,7 +54,7 @@ static int add_leaves(struct gmm__chunk_table *table, gmm__chunk_id first, uint3
 
 static bool take(struct gmm__chunk_table *table, uint32_t count, uintptr_t owner, gmm__chunk_id *ret_first)
 {
-	pthread_mutex_lock(&table->lock);
+	gmm__lock_take(&table->lock);
 	gmm__chunk_id first = find_unused(table, count);
 	bool ok = first != GMM__NIL && add_leaves(table, first, count) == 0;
 	if (ok) {
@@ -65,7 +65,7 @@ static bool take(struct gmm__chunk_table *table, uint32_t count, uintptr_t owner
 		if (first == table->lowest)
 			table->lowest = first + count;
 	}
-	pthread_mutex_unlock(&table->lock);
+	gmm__lock_give(&table->lock);
 	return ok;
 }
 
@@ -82,13 +82,13 @@ bool gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chu
 
 void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count)
 {
-	pthread_mutex_lock(&table->lock);
+	gmm__lock_take(&table->lock);
 	for (gmm__chunk_id id = first; id < first + count; id++)
 		atomic_store_explicit(&table->leaf[id / GMM__LEAF_CHUNKS][id % GMM__LEAF_CHUNKS], 0,
 				      memory_order_release);
 	if (first < table->lowest)
 		table->lowest = first;
-	pthread_mutex_unlock(&table->lock);
+	gmm__lock_give(&table->lock);
 }
 
 struct gmm__slot *gmm__chunk_table_slot(const struct gmm__chunk_table *table, gmm__chunk_id id)

@@ -7,9 +7,8 @@
 #ifndef GMM_CHUNK_TABLE_H
 #define GMM_CHUNK_TABLE_H
 
-#include <pthread.h>
-
 #include "gmm/ids.h"
+#include "gmm/lock.h"
 #include "gmm/mem.h"
 
 struct gmm__slot;
@@ -19,7 +18,7 @@ enum { GMM__LEAF_CHUNKS = 4096, GMM__LEAVES = (GMM__CHUNK_ID_MAX + 1) / GMM__LEA
 
 struct gmm__chunk_table {
 	struct gmm__mem *mem;
-	pthread_mutex_t lock;              /* rank 40; guards what follows, for writers */
+	struct gmm__lock lock;             /* guards what follows, for writers */
 	_Atomic(uintptr_t) *leaf[GMM__LEAVES]; /* owner pointers; bit 0 set: a RAM slot. Leaves live until the end */
 	gmm__chunk_id lowest;              /* no id below it is unused */
 };

@@ -1,14 +1,9 @@
 /* The instance: what all modules share, and the lists of VMs and trust domains.
  *
- * Lock ranks (a thread takes locks only in rising order; none is held over a byte compare or a system call
- * that can wait for the guest):
- *    5  gmm.ram_lock     adding and removing RAM, starting and stopping the engine; whoever has it may read every VM's array of slots
- *   10  gmm.lock         lists, claims, snapshots, engine state
- *   20  catalog.lock     indexes of a trust domain
- *   30  pool.lock        slots, references, covers
- *   40  chunk_table.lock chunk ids
- * gmm.freeze_lock is held from freeze to thaw with nothing taken under it, so that a fork waits for the end of a freeze.
- * The fork handlers take it before gmm.lock and pool.lock.
+ * gmm/lock.h has the ranks of all locks; none is held over a byte compare or a system call that can wait for the guest,
+ * but gmm.ram_lock, which is for adding and removing RAM and starting and stopping the engine: whoever has it may read
+ * every VM's array of slots. gmm.freeze_lock is held from freeze to thaw with nothing taken under it, so that a fork waits
+ * for the end of a freeze. The fork handlers take it before gmm.lock and pool.lock.
  */
 #ifndef GMM_INSTANCE_H
 #define GMM_INSTANCE_H
@@ -52,15 +47,17 @@ struct gmm {
 	uint8_t *staging;             /* where frozen pages are looked at; guarded by freeze_lock */
 	uint32_t staging_pages;       /* in use at its start, to be freed; guarded by freeze_lock */
 	struct gmm__chunk_table chunks;
-	pthread_mutex_t freeze_lock;
-	pthread_mutex_t ram_lock;     /* rank 5 */
+	struct gmm__lock freeze_lock;
+	struct gmm__lock ram_lock;
+	void *host_ranges;            /* host memory of all RAM slots, a tree of tsearch(3); guarded by ram_lock */
 	bool unwitnessed;             /* a fork happened without memory for its witness; guarded by freeze_lock */
 	struct gmm__witness *witnesses; /* of forks whose child may still map pool pages; guarded by freeze_lock */
 	struct gmm *next_open;        /* list of open instances, for fork handlers */
 
-	pthread_mutex_t lock;         /* rank 10; guards what follows */
+	struct gmm__lock lock;        /* guards what follows */
 	pthread_cond_t changed;       /* claims, snapshots, engine state */
-	struct gmm_vm *vms;
+	struct gmm_vm *vms;           /* highest priority first, older first */
+	struct gmm_vm *last_vm[GMM_PRIORITY_HIGH + 1]; /* of each priority */
 	struct gmm__domain *domains;
 	uint32_t n_vms;
 	uint32_t next_vm_number;

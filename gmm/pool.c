@@ -13,7 +13,7 @@ void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__ch
 		    gmm__pool_gone_fn *gone, void *gone_arg)
 {
 	*pool = (struct gmm__pool){ .mem = mem, .table = table, .gone = gone, .gone_arg = gone_arg };
-	pthread_mutex_init(&pool->lock, NULL);
+	gmm__lock_init(&pool->lock, GMM__RANK_POOL);
 }
 
 void gmm__pool_destroy(struct gmm__pool *pool)
@@ -30,7 +30,7 @@ void gmm__pool_destroy(struct gmm__pool *pool)
 		sys->file_close(pool->files[i].fd);
 	}
 	gmm__mem_free(pool->mem, pool->files, FILES_MAX * sizeof *pool->files);
-	pthread_mutex_destroy(&pool->lock);
+	gmm__lock_destroy(&pool->lock);
 }
 
 /* ---- growth ---------------------------------------------------------------------------------------------- */
@@ -161,7 +161,7 @@ uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *
 
 	if (want > GMM__CHUNK_PAGES)
 		want = GMM__CHUNK_PAGES;
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	uint32_t n = cursor_span(pool, want, &c, &page);
 	if (n == 0)
 		n = find_span(pool, want, &c, &page);
@@ -180,7 +180,7 @@ uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *
 		pool->cursor_page = page + n;
 		*ret_first = gmm__page_make(chunk->id, page);
 	}
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	return n;
 }
 
@@ -224,7 +224,7 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 {
 	uint32_t n = 0;
 
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	for (; n < count; n++) {
 		struct gmm__chunk *chunk = chunk_of(pool, first + n);
 		struct gmm__record *r = chunk ? &chunk->record[gmm__page_index(first + n)] : NULL;
@@ -233,7 +233,7 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 		r->references++;
 	}
 	pool->references += n;
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	return n;
 }
 
@@ -252,7 +252,7 @@ static struct gmm__record *own_record(const struct gmm__pool *pool, gmm__page_id
 bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t generation)
 {
 	urcu_bp_read_lock();
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	struct gmm__record *r = own_record(pool, page);
 	bool same = r && r->state == GMM__SLOT_SHARED && r->generation == generation &&
 		    r->references < GMM__REFERENCES_MAX - 1;
@@ -260,7 +260,7 @@ bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t gene
 		r->references++;
 		pool->references++;
 	}
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	urcu_bp_read_unlock();
 	return same;
 }
@@ -325,11 +325,11 @@ static void punch(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t pag
 	int rc = pool->mem->sys->file_punch(fd, offset, (uint64_t)count * GMM__PAGE_BYTES);
 
 	/* If the host refuses, the memory comes back when the slot is used again or the pool ends. */
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	pool->punch_failures += rc != 0;
 	for (uint32_t i = page; i < page + count; i++)
 		set_free_if_uncovered(pool, chunk, i);
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 }
 
 /* The last references to `count` consecutive pages are gone. */
@@ -339,13 +339,13 @@ static void retire(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t pa
 
 	for (uint32_t i = 0; filled && pool->gone && i < count; i++)
 		pool->gone(pool->gone_arg, first + i, gmm__pool_bytes(pool, first + i));
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	bool defer = pool->defer && filled;
 	if (defer)
 		set_deferred(pool, chunk, page, count);
 	for (uint32_t i = page; !filled && i < page + count; i++)
 		set_free_if_uncovered(pool, chunk, i);
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	if (filled && !defer)
 		punch(pool, chunk, page, count);
 }
@@ -372,23 +372,23 @@ static void drop_in_chunk(struct gmm__pool *pool, struct gmm__chunk *chunk, uint
 	uint64_t gone[GMM__CHUNK_PAGES / 64] = { 0 };
 	bool any = false;
 
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	for (uint32_t i = page; i < page + count; i++) {
 		if (drop_one(pool, chunk, i, how)) {
 			gone[i / 64] |= 1ull << i % 64;
 			any = true;
 		}
 	}
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	if (any)
 		for_each_row(pool, chunk, gone, how != GMM__DROP_UNFILLED, retire);
 }
 
 void gmm__pool_defer(struct gmm__pool *pool)
 {
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	pool->defer = true;
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 }
 
 static void release_row(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t count, bool filled)
@@ -399,7 +399,7 @@ static void release_row(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32
 
 void gmm__pool_release(struct gmm__pool *pool)
 {
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	pool->defer = false;
 	for (uint32_t c = 0; pool->deferred_pages && c < pool->n_chunks; c++) {
 		struct gmm__chunk *chunk = pool->chunks[c];
@@ -412,11 +412,11 @@ void gmm__pool_release(struct gmm__pool *pool)
 				pool->deferred_pages--;
 			}
 		}
-		pthread_mutex_unlock(&pool->lock);
+		gmm__lock_give(&pool->lock);
 		for_each_row(pool, chunk, bits, true, release_row);
-		pthread_mutex_lock(&pool->lock);
+		gmm__lock_take(&pool->lock);
 	}
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 }
 
 void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, enum gmm__pool_drop how)
@@ -436,11 +436,11 @@ struct gmm__record gmm__pool_record(struct gmm__pool *pool, gmm__page_id page)
 {
 	struct gmm__record r = { 0 };
 
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	struct gmm__chunk *chunk = chunk_of(pool, page);
 	if (chunk)
 		r = chunk->record[gmm__page_index(page)];
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	return r;
 }
 
@@ -449,7 +449,7 @@ const char *gmm__pool_validate(struct gmm__pool *pool)
 	uint64_t free_pages = 0, used = 0, references = 0;
 	const char *broken = NULL;
 
-	pthread_mutex_lock(&pool->lock);
+	gmm__lock_take(&pool->lock);
 	for (uint32_t c = 0; c < pool->n_chunks; c++) {
 		const struct gmm__chunk *chunk = pool->chunks[c];
 		uint32_t chunk_free = 0;
@@ -469,6 +469,6 @@ const char *gmm__pool_validate(struct gmm__pool *pool)
 	}
 	if (free_pages != pool->free_pages || used != pool->used_pages || references != pool->references)
 		broken = "INV-4: the pool's sums are wrong";
-	pthread_mutex_unlock(&pool->lock);
+	gmm__lock_give(&pool->lock);
 	return broken;
 }

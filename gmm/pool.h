@@ -14,13 +14,11 @@
  *
  * Life of a slot: FREE → reserve → SHARED → last reference dropped → PUNCHING → HELD (covers left) or FREE.
  *
- * Threads: all functions may be called from any thread. The pool's mutex (rank 30) is never held over a system
+ * Threads: all functions may be called from any thread. The pool's lock is never held over a system
  * call on a page's bytes. Reading a page needs a reference.
  */
 #ifndef GMM_POOL_H
 #define GMM_POOL_H
-
-#include <pthread.h>
 
 #include "gmm/chunk_table.h"
 
@@ -65,7 +63,7 @@ struct gmm__pool {
 	struct gmm__chunk_table *table;
 	gmm__pool_gone_fn *gone;
 	void *gone_arg;
-	pthread_mutex_t lock;       /* rank 30; guards everything below and the records */
+	struct gmm__lock lock;      /* guards everything below and the records */
 	struct gmm__chunk **chunks; /* in the order of files and their places: lowest first */
 	uint32_t n_chunks;
 	uint32_t chunks_size;       /* allocated length of chunks */

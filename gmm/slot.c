@@ -9,6 +9,7 @@ struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_
 	if (!slot)
 		return NULL;
 	*slot = (struct gmm__slot){ .vm = vm, .gfn = gfn, .pages = pages, .host = host,
+				    .range = { (uintptr_t)host, (uintptr_t)host + (uint64_t)pages * GMM__PAGE_BYTES },
 				    .value = gmm__mem_alloc(mem, pages * sizeof *slot->value),
 				    .state = gmm__mem_alloc(mem, pages) };
 	if (slot->value && slot->state)

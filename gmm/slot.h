@@ -13,6 +13,7 @@
 
 #include <gmm/gmm.h>
 
+#include "gmm/host_ranges.h"
 #include "gmm/pool.h"
 
 struct gmm_vm;
@@ -41,6 +42,7 @@ struct gmm__slot {
 	uint64_t gfn;              /* of its first page */
 	uint32_t pages;
 	uint8_t *host;             /* address of its first page */
+	struct gmm__host_range range; /* all its host memory */
 	gmm__chunk_id first_chunk; /* its seeded chunks: page i has page id first_chunk << 9 + i */
 	bool created;              /* mapped by the library */
 	_Atomic bool dead;         /* being removed; set under the VM's claim */

@@ -12,17 +12,17 @@ bool gmm__vm_claim(struct gmm_vm *vm, bool destroying)
 	struct gmm *gmm = vm->gmm;
 	bool ok;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	vm->waiting++;
 	while (vm->claimed || gmm->snapshot)
-		pthread_cond_wait(&gmm->changed, &gmm->lock);
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
 	vm->waiting--;
 	ok = destroying || !vm->dead;
 	if (ok) {
 		vm->claimed = true;
 		gmm->claims++;
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return ok;
 }
 
@@ -30,25 +30,25 @@ void gmm__vm_release(struct gmm_vm *vm)
 {
 	struct gmm *gmm = vm->gmm;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	vm->claimed = false;
 	gmm->claims--;
 	if (vm->waiting || gmm->snapshot)
 		pthread_cond_broadcast(&gmm->changed);
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 }
 
 bool gmm__vm_try_claim(struct gmm_vm *vm)
 {
 	struct gmm *gmm = vm->gmm;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	bool ok = !vm->claimed && !gmm->snapshot && !vm->dead;
 	if (ok) {
 		vm->claimed = true;
 		gmm->claims++;
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return ok;
 }
 

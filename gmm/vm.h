@@ -28,7 +28,7 @@ struct gmm__pin {
 struct gmm_vm {
 	struct gmm *gmm;
 	struct gmm__domain *domain;
-	struct gmm_vm *next;          /* in the instance's list, highest priority first; guarded by its lock */
+	struct gmm_vm *next, *previous; /* in the instance's list; guarded by its lock */
 	uint32_t number;
 	enum gmm_priority priority;
 	char name[GMM_NAME_MAX + 1];
