@@ -23,6 +23,11 @@ endif()
 
 add_link_options(LINKER:--as-needed)
 
+if(GMM_FUZZ)
+	# All code reports where it has been; only the fuzz targets get libFuzzer's main.
+	add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 if(GMM_SANITIZE)
 	set(gmm_sanitize_flags -fsanitize=${GMM_SANITIZE} -fno-omit-frame-pointer)
 	if(GMM_SANITIZE MATCHES undefined)

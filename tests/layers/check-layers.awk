@@ -13,6 +13,7 @@ BEGIN {
 	# Measures each stage of the engine by itself, which the public interface cannot.
 	may["bench/stages.c"] = "bench/ cmd/ dedup/ gmm/"
 	may["tests/unit"] = "tests/unit/ tests/support/ gmm/ wire/ dedup/ sharedmod/ service/"
+	may["tests/fuzz"] = "tests/fuzz/ gmm/ wire/ dedup/ sharedmod/ service/"
 	may["tests/api"] = "tests/api/ tests/support/"
 	may["tests/support"] = "tests/support/"
 	may["docs/examples"] = ""
