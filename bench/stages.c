@@ -135,12 +135,16 @@ static void merge_runs(
 		.progress = &stages->progress,
 		.nominations = &stages->nominations,
 		.waits = &stages->waits };
+	static struct gmm__run chosen[GMM__REGION_PAGES];
+	uint32_t count = 0;
 	uint64_t merged = stages->progress.merged;
 	uint64_t start_ns = gmm__host_now_ns();
 
 	for (uint32_t i = 0; i < run_count; i++)
 		if ((stages->run[i].kind == GMM__VERDICT_ZERO) == holes)
-			gmm__merge_run(&merge, &stages->run[i]);
+			chosen[count++] = stages->run[i];
+	if (count > 0)
+		gmm__merge_runs(&merge, chosen, count);
 	stages->backend->flush(stages->gmm);
 	add_cost(holes ? &stages->hole : &stages->map, start_ns, stages->progress.merged - merged);
 }
@@ -229,7 +233,7 @@ static void compare_run(struct stages *stages, uint8_t *copy, gmm__page_id page,
 
 	memset(freeze.page, GMM__FROZEN_YES, sizeof(freeze.page));
 	start_ns = gmm__host_now_ns();
-	gmm__verify_frozen(&freeze, stages->catalog->pool, &run, page, equal);
+	gmm__verify_frozen(&freeze, 0, count, &run, gmm__pool_bytes(stages->catalog->pool, page), NULL, equal);
 	add_cost(&stages->compare, start_ns, count);
 	for (uint32_t i = 0; i < count; i++)
 		if (!equal[i])

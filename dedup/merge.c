@@ -9,19 +9,40 @@
 
 #include "dedup/verify.h"
 
-/* A part of a run that is frozen at once. */
-struct piece {
-	const struct gmm__merge *merge;
+/* Pages of one run in a piece. */
+struct part {
 	const struct gmm__run *run;
-	struct gmm__slot *slot;
-	uint32_t first;              /* page of the slot */
+	uint32_t at;                 /* its first page in the piece */
 	uint32_t count;
 	gmm__page_id page;           /* shared page of the first; NIL for zero pages */
 	bool fresh;                  /* the shared pages are reserved and get their bytes from this piece */
+};
+
+/* Pages in a row that are frozen at once: one run, a part of one, or several that touch. To start and end a freeze costs
+ * as much as a page or two, and most runs are short and lie side by side. */
+struct piece {
+	const struct gmm__merge *merge;
+	struct gmm__slot *slot;
+	uint32_t first;              /* page of the slot */
+	uint32_t count;              /* sum of the parts */
+	uint32_t parts;
+	uint64_t mappings;           /* VMAs that it adds */
+	struct gmm__slot *twins;     /* claimed while promotions look at their twins in it, unless it is the own VM's */
+	struct part part[GMM__FREEZE_PAGES];
 	bool equal[GMM__FREEZE_PAGES];
 	bool filled[GMM__FREEZE_PAGES];
 	struct gmm__freeze freeze;
 };
+
+/* Runs to merge, and the page to go on with. */
+struct cursor {
+	const struct gmm__run *run;
+	const struct gmm__run *end;
+	uint32_t page;               /* of the slot */
+};
+
+/* A mapping takes about as long as so many pages of a long run. */
+enum { PART_WEIGHT = 4 };
 
 /* ---- before the freeze --------------------------------------------------------------------------------------- */
 
@@ -74,13 +95,30 @@ static enum twins compare_twins(const struct piece *p, uint32_t page, struct gmm
 	return was_written(backend, p->slot, page) || was_written(backend, slot, twin) ? TWINS_GONE : TWINS_ALIKE;
 }
 
+static void release_twins(struct piece *p)
+{
+	if (p->twins && p->twins->vm != p->slot->vm)
+		gmm__vm_release(p->twins->vm);
+	p->twins = NULL;
+}
+
+/* The slot of a twin, claimed until another one is asked for or the piece is complete. */
+static struct gmm__slot *hold_twin(struct piece *p, gmm__page_id twin)
+{
+	if (p->twins && !p->twins->dead && twin - gmm__slot_page_id(p->twins, 0) < p->twins->pages)
+		return p->twins;
+	release_twins(p);
+	p->twins = claim_twin(p->merge, twin, p->slot->vm);
+	return p->twins;
+}
+
 /* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin cannot be looked at
  * now waits for the next pass. */
-static bool has_twin(const struct piece *p, uint32_t page)
+static bool has_twin(struct piece *p, uint32_t page)
 {
 	const struct gmm__merge *m = p->merge;
 	gmm__page_id id = m->verdict[page - m->region->first].page;
-	struct gmm__slot *slot = claim_twin(m, id, p->slot->vm);
+	struct gmm__slot *slot = hold_twin(p, id);
 
 	if (!slot)
 		return false;
@@ -90,87 +128,76 @@ static bool has_twin(const struct piece *p, uint32_t page)
 	if (twins == TWINS_EQUAL && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE &&
 	    m->nominations->n < sizeof m->nominations->page / sizeof *m->nominations->page)
 		m->nominations->page[m->nominations->n++] = id;
-	if (slot->vm != p->slot->vm)
-		gmm__vm_release(slot->vm);
 	if (twins != TWINS_EQUAL) /* alike in the sample only: to be digested whole */
 		gmm__slot_set(p->slot, page, twins == TWINS_ALIKE ? GMM_PAGE_RACED : GMM_PAGE_UNIQUE,
 			      p->slot->value[page]);
 	return twins == TWINS_EQUAL;
 }
 
-/* Moves p->first past pages that are not to be merged and cuts the piece before the next such page. False: none left. */
-static bool cut_waiting(struct piece *p, uint32_t end)
+static bool is_ready(struct piece *p, const struct gmm__run *run, uint32_t page)
 {
-	bool promote = p->run->kind == GMM__VERDICT_PROMOTE && !p->merge->hinted;
-
-	while (p->first < end && !(is_waiting(p, p->first) && (!promote || has_twin(p, p->first))))
-		p->first++;
-	p->count = p->first < end;
-	while (p->count && p->first + p->count < end && p->count < p->merge->waits->pages &&
-	       is_waiting(p, p->first + p->count) && (!promote || has_twin(p, p->first + p->count)))
-		p->count++;
-	return p->count > 0;
+	return is_waiting(p, page) &&
+	       (run->kind != GMM__VERDICT_PROMOTE || p->merge->hinted || has_twin(p, page));
 }
 
-static void reserve_fresh(struct piece *p, uint32_t count)
+static void reserve_fresh(const struct piece *p, struct part *part)
 {
-	p->fresh = true;
-	p->count = gmm__pool_reserve(p->merge->catalog->pool, count, &p->page);
+	part->fresh = true;
+	part->count = gmm__pool_reserve(p->merge->catalog->pool, part->count, &part->page);
 }
 
 /* The extent of the word, or new pages that become its extent. */
-static void reserve_fill(struct piece *p)
+static void reserve_fill(const struct piece *p, struct part *part)
 {
 	struct gmm__catalog *catalog = p->merge->catalog;
 	gmm__page_id first = GMM__NIL;
 	uint32_t pages = 0;
 
 	gmm__lock_take(&catalog->lock);
-	const struct gmm__fill_extent *extent = gmm__fill_find(&catalog->fills, p->run->word);
+	const struct gmm__fill_extent *extent = gmm__fill_find(&catalog->fills, part->run->word);
 	if (extent) {
 		first = extent->first;
 		pages = extent->pages;
 	}
 	gmm__lock_give(&catalog->lock);
 	/* What is left of an extent may be too short for a long run to be worth joining. */
-	if (pages >= GMM__FILL_RUN || pages >= p->count) {
-		p->page = first;
-		p->count = gmm__pool_ref(catalog->pool, first, pages < p->count ? pages : p->count);
+	if (pages >= GMM__FILL_RUN || pages >= part->count) {
+		part->page = first;
+		part->count = gmm__pool_ref(catalog->pool, first, pages < part->count ? pages : part->count);
 	} else {
-		reserve_fresh(p, p->count < GMM__FILL_EXTENT ? p->count : GMM__FILL_EXTENT);
+		part->count = part->count < GMM__FILL_EXTENT ? part->count : GMM__FILL_EXTENT;
+		reserve_fresh(p, part);
 	}
 }
 
-/* Takes a reference to each shared page of the piece; the piece may get shorter. False: nothing to share with. */
-static bool reserve(struct piece *p)
+/* Takes a reference to each shared page of the part; the part may get shorter. False: nothing to share with. */
+static bool reserve(const struct piece *p, struct part *part)
 {
-	const struct gmm__merge *m = p->merge;
-
-	p->fresh = false;
-	p->page = GMM__NIL;
-	switch (p->run->kind) {
+	switch (part->run->kind) {
 	case GMM__VERDICT_JOIN:
-		p->page = p->run->page + (p->first - p->run->first);
-		p->count = gmm__pool_ref(m->catalog->pool, p->page, p->count);
+		part->page = part->run->page + (p->first + part->at - part->run->first);
+		part->count = gmm__pool_ref(p->merge->catalog->pool, part->page, part->count);
 		break;
 	case GMM__VERDICT_PROMOTE:
-		reserve_fresh(p, p->count);
+		reserve_fresh(p, part);
 		break;
 	case GMM__VERDICT_FILL:
-		reserve_fill(p);
+		reserve_fill(p, part);
 		break;
 	default:
 		break;
 	}
-	return p->count > 0;
+	return part->count > 0;
 }
 
-static bool within_budget(const struct piece *p)
+/* The VMAs that a part adds to those of the piece: two parts side by side have one seam between them, not two. */
+static uint64_t mappings_of(const struct piece *p, const struct part *part)
 {
-	struct gmm *gmm = p->merge->gmm;
-
-	return p->page == GMM__NIL ||
-	       gmm->mappings + gmm__slot_seams_added(p->slot, p->first, p->count, p->page) <= gmm->max_mappings;
+	if (part->page == GMM__NIL)
+		return 0;
+	uint32_t added = gmm__slot_seams_added(p->slot, p->first + part->at, part->count, part->page);
+	bool beside = p->parts > 0 && p->part[p->parts - 1].page != GMM__NIL;
+	return added > 0 && beside ? added - 1 : added;
 }
 
 void gmm__waits_add(struct gmm__waits *waits, uint32_t pages, uint64_t ns)
@@ -192,45 +219,59 @@ void gmm__waits_add(struct gmm__waits *waits, uint32_t pages, uint64_t ns)
 
 /* ---- from freeze to thaw --------------------------------------------------------------------------------------- */
 
-/* Equal pages in a row from i on. */
-static uint32_t equal_span(const struct piece *p, uint32_t i)
+/* Equal pages in a row from i on, up to `end`. */
+static uint32_t equal_span(const struct piece *p, uint32_t i, uint32_t end)
 {
 	uint32_t n = 0;
 
-	while (i + n < p->count && p->equal[i + n])
+	while (i + n < end && p->equal[i + n])
 		n++;
 	return n;
 }
 
-static bool fill_pool(struct piece *p, uint32_t i, uint32_t n)
+static bool fill_pool(struct piece *p, gmm__page_id page, uint32_t i, uint32_t n)
 {
 	struct iovec bytes = { (void *)(uintptr_t)(p->freeze.staging + (uint64_t)i * GMM__PAGE_BYTES),
 			       (size_t)n * GMM__PAGE_BYTES };
 
-	if (gmm__pool_fill(p->merge->catalog->pool, p->page + i, &bytes, 1) != 0)
+	if (gmm__pool_fill(p->merge->catalog->pool, page, &bytes, 1) != 0)
 		return false;
 	for (uint32_t k = i; k < i + n; k++)
 		p->filled[k] = true;
 	return true;
 }
 
-static void share_or_restore(struct piece *p)
+static void share_or_restore(struct piece *p, const struct part *part)
 {
 	const struct gmm__backend *backend = p->merge->backend;
+	uint32_t end = part->at + part->count;
 
-	for (uint32_t i = 0; i < p->count;) {
-		uint32_t n = equal_span(p, i);
+	for (uint32_t i = part->at; i < end;) {
+		uint32_t n = equal_span(p, i, end);
+		gmm__page_id page = part->page + (i - part->at);
 		if (n == 0) {
 			if (p->freeze.page[i] == GMM__FROZEN_YES)
 				backend->restore(&p->freeze, i, 1);
 			i++;
 			continue;
 		}
-		if (p->page != GMM__NIL && ((p->fresh && !fill_pool(p, i, n)) ||
-					    backend->share(&p->freeze, i, n, p->page + i) != 0))
+		if (part->page != GMM__NIL && ((part->fresh && !fill_pool(p, page, i, n)) ||
+					       backend->share(&p->freeze, i, n, page) != 0))
 			backend->restore(&p->freeze, i, n);
 		i += n;
 	}
+}
+
+/* Shared bytes that part k is to be compared with, or NULL. */
+static const uint8_t *shared_bytes(const struct piece *p, uint32_t k)
+{
+	return k < p->parts && !p->part[k].fresh && p->part[k].page != GMM__NIL ?
+	       gmm__pool_bytes(p->merge->catalog->pool, p->part[k].page) : NULL;
+}
+
+static uint32_t weight_of(const struct piece *p)
+{
+	return p->count + (p->parts - 1) * PART_WEIGHT;
 }
 
 static int replace(struct piece *p)
@@ -244,10 +285,14 @@ static int replace(struct piece *p)
 	uint64_t start_ns = gmm__sys_of(m->gmm)->clock_ns();
 	int rc = m->backend->freeze(&p->freeze);
 	if (rc == 0) {
-		gmm__verify_frozen(&p->freeze, m->catalog->pool, p->run, p->fresh ? GMM__NIL : p->page, p->equal);
-		share_or_restore(p);
+		for (uint32_t k = 0; k < p->parts; k++) {
+			const struct part *part = &p->part[k];
+			gmm__verify_frozen(&p->freeze, part->at, part->count, part->run, shared_bytes(p, k),
+					   shared_bytes(p, k + 1), p->equal);
+			share_or_restore(p, part);
+		}
 		m->backend->thaw(&p->freeze);
-		gmm__waits_add(m->waits, p->count, gmm__sys_of(m->gmm)->clock_ns() - start_ns);
+		gmm__waits_add(m->waits, weight_of(p), gmm__sys_of(m->gmm)->clock_ns() - start_ns);
 	}
 	gmm__lock_give(&m->gmm->freeze_lock);
 	return rc;
@@ -255,12 +300,19 @@ static int replace(struct piece *p)
 
 /* ---- accounts ---------------------------------------------------------------------------------------------------- */
 
-static void give_back(struct piece *p, uint32_t i)
+/* Page i of the piece, which lies in the part. */
+static void give_back(struct piece *p, const struct part *part, uint32_t i)
 {
-	if (p->page == GMM__NIL)
+	if (part->page == GMM__NIL)
 		return;
-	gmm__pool_drop(p->merge->catalog->pool, p->page + i, 1,
-		       p->fresh && !p->filled[i] ? GMM__DROP_UNFILLED : GMM__DROP_REFERENCE);
+	gmm__pool_drop(p->merge->catalog->pool, part->page + (i - part->at), 1,
+		       part->fresh && !p->filled[i] ? GMM__DROP_UNFILLED : GMM__DROP_REFERENCE);
+}
+
+static void give_back_all(struct piece *p, const struct part *part)
+{
+	for (uint32_t i = part->at; i < part->at + part->count; i++)
+		give_back(p, part, i);
 }
 
 /* From now on others find the page. */
@@ -273,17 +325,18 @@ static void publish_page(const struct piece *p, uint32_t fingerprint, gmm__page_
 	gmm__catalog_publish(catalog, fingerprint, page);
 }
 
-static void account_page(struct piece *p, uint32_t i)
+static void account_page(struct piece *p, const struct part *part, uint32_t i)
 {
+	gmm__page_id shared = part->page + (i - part->at);
 	uint32_t page = p->first + i, fingerprint = p->slot->value[page];
 	struct gmm_vm_stats *stats = &p->slot->vm->stats;
 	bool fill = p->slot->state[page] & GMM__FLAG_FILL;
 
 	switch (p->freeze.page[i]) {
 	case GMM__FROZEN_SHARED:
-		if (p->fresh && p->run->kind == GMM__VERDICT_PROMOTE)
-			publish_page(p, fingerprint, p->page + i);
-		gmm__slot_set(p->slot, page, fill ? GMM_PAGE_FILL : GMM_PAGE_SHARED, p->page + i);
+		if (part->fresh && part->run->kind == GMM__VERDICT_PROMOTE)
+			publish_page(p, fingerprint, shared);
+		gmm__slot_set(p->slot, page, fill ? GMM_PAGE_FILL : GMM_PAGE_SHARED, shared);
 		break;
 	case GMM__FROZEN_HOLE:
 		gmm__slot_set(p->slot, page, GMM_PAGE_ZERO, 0);
@@ -306,20 +359,49 @@ static void account_page(struct piece *p, uint32_t i)
 	}
 }
 
+/* Returns how many pages of the part were merged. */
+static uint32_t account_part(struct piece *p, const struct part *part)
+{
+	uint32_t merged = 0;
+
+	for (uint32_t i = part->at; i < part->at + part->count; i++) {
+		bool done = p->freeze.page[i] == GMM__FROZEN_SHARED || p->freeze.page[i] == GMM__FROZEN_HOLE;
+		bool different = p->freeze.page[i] == GMM__FROZEN_RESTORED && !p->equal[i];
+		if (different && part->run->kind == GMM__VERDICT_JOIN && !p->merge->hinted)
+			gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first + i],
+					   part->page + (i - part->at));
+		account_page(p, part, i);
+		if (!done)
+			give_back(p, part, i);
+		merged += done;
+	}
+	return merged;
+}
+
+/* A word's first run of pages is its extent from now on. */
+static void publish_extent(const struct piece *p, const struct part *part)
+{
+	struct gmm__catalog *catalog = p->merge->catalog;
+	uint32_t n = 0;
+
+	while (n < part->count && p->freeze.page[part->at + n] == GMM__FROZEN_SHARED)
+		n++;
+	if (n == 0)
+		return;
+	gmm__lock_take(&catalog->lock);
+	gmm__fill_set(&catalog->fills, part->run->word, part->page, n);
+	gmm__lock_give(&catalog->lock);
+}
+
 static void account(struct piece *p)
 {
 	struct gmm__seams before = gmm__account_begin(p->slot, p->first, p->count);
 	uint32_t merged = 0;
 
-	for (uint32_t i = 0; i < p->count; i++) {
-		bool done = p->freeze.page[i] == GMM__FROZEN_SHARED || p->freeze.page[i] == GMM__FROZEN_HOLE;
-		bool different = p->freeze.page[i] == GMM__FROZEN_RESTORED && !p->equal[i];
-		if (different && p->run->kind == GMM__VERDICT_JOIN && !p->merge->hinted)
-			gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first + i], p->page + i);
-		account_page(p, i);
-		if (!done)
-			give_back(p, i);
-		merged += done;
+	for (uint32_t k = 0; k < p->parts; k++) {
+		merged += account_part(p, &p->part[k]);
+		if (p->part[k].fresh && p->part[k].run->kind == GMM__VERDICT_FILL)
+			publish_extent(p, &p->part[k]);
 	}
 	gmm__account_end(p->slot, p->first, p->count, before);
 	/* The freeze ended the dirty tracking of what stays: from now on a write is noticed again. */
@@ -329,109 +411,171 @@ static void account(struct piece *p)
 	p->merge->progress->merged += merged;
 }
 
-static void account_all(struct piece *p, enum gmm_page_state state)
+static void account_all(struct piece *p, uint32_t first, uint32_t count, enum gmm_page_state state)
 {
-	for (uint32_t i = p->first; i < p->first + p->count; i++)
+	for (uint32_t i = first; i < first + count; i++)
 		gmm__slot_set(p->slot, i, state, p->slot->value[i]);
-}
-
-/* A word's first run of pages is its extent from now on. */
-static void publish_extent(struct piece *p)
-{
-	struct gmm__catalog *catalog = p->merge->catalog;
-	uint32_t n = 0;
-
-	while (n < p->count && p->freeze.page[n] == GMM__FROZEN_SHARED)
-		n++;
-	if (n == 0)
-		return;
-	gmm__lock_take(&catalog->lock);
-	gmm__fill_set(&catalog->fills, p->run->word, p->page, n);
-	gmm__lock_give(&catalog->lock);
 }
 
 /* ---- pieces -------------------------------------------------------------------------------------------------------- */
 
+/* Puts waiting pages of the cursor's run into a new part, which begins where the cursor is. */
+static void cut_part(struct piece *p, const struct cursor *c, struct part *part)
+{
+	uint32_t used = p->parts ? p->count + p->parts * PART_WEIGHT : 0, room = p->merge->waits->pages;
+	uint32_t end = c->run->first + c->run->count;
+
+	*part = (struct part){ .run = c->run, .at = p->count, .count = 1, .page = GMM__NIL };
+	while (c->page + part->count < end && used + part->count < room && is_ready(p, c->run, c->page + part->count))
+		part->count++;
+}
+
+/* Where a part could not be made: the pages that were to be its first get the state that says why. */
+static uint32_t refuse(struct piece *p, const struct part *part, uint32_t count, enum gmm_page_state state)
+{
+	/* Gone since the verdict, or listed though it is no more: to be looked at again. */
+	if (state == GMM_PAGE_VOLATILE && part->run->kind == GMM__VERDICT_JOIN)
+		gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first], part->page);
+	account_all(p, p->first, count, state);
+	return count;
+}
+
+/* Adds a part to the piece and moves the cursor behind it. False: the piece is complete; what could not be added is
+ * tried again as the first of the next one, and refused if it cannot be added there either. */
+static bool add_part(struct piece *p, struct cursor *c)
+{
+	struct gmm *gmm = p->merge->gmm;
+	struct part *part = &p->part[p->parts];
+
+	if (p->parts == 0)
+		p->first = c->page;
+	cut_part(p, c, part);
+	uint32_t wanted = part->count;
+	if (!reserve(p, part)) {
+		if (p->parts == 0)
+			c->page += refuse(p, part, 1, GMM_PAGE_VOLATILE);
+		return p->parts == 0;
+	}
+	for (uint32_t i = part->at; i < part->at + part->count; i++)
+		p->filled[i] = p->equal[i] = false;
+	uint64_t mappings = mappings_of(p, part);
+	if (mappings > 0 && gmm->mappings + p->mappings + mappings > gmm->max_mappings) {
+		give_back_all(p, part);
+		if (p->parts == 0)
+			c->page += refuse(p, part, part->count, GMM_PAGE_BUDGET);
+		return p->parts == 0;
+	}
+	p->parts++;
+	p->mappings += mappings;
+	p->count += part->count;
+	c->page += part->count;
+	return part->count == wanted;
+}
+
+/* Fills the piece with what waits at the cursor or behind it. False: nothing is left. With the claim. */
+static bool cut_piece(struct piece *p, struct cursor *c)
+{
+	p->parts = p->count = 0;
+	p->mappings = 0;
+	while (c->run < c->end) {
+		if (c->page == c->run->first + c->run->count) {
+			if (++c->run < c->end)
+				c->page = c->run->first;
+			continue;
+		}
+		if (p->parts > 0 && (c->page != p->first + p->count ||
+				     p->count + p->parts * PART_WEIGHT >= p->merge->waits->pages))
+			break;
+		if (!is_ready(p, c->run, c->page))
+			c->page++;
+		else if (!add_part(p, c))
+			break;
+	}
+	release_twins(p);
+	return p->parts > 0;
+}
+
 /* With the claim. True if pages were frozen: p->freeze says what became of them. */
 static bool merge_piece(struct piece *p)
 {
-	if (!reserve(p)) {
-		/* Gone since the verdict, or listed though it is no more: to be looked at again. */
-		if (p->run->kind == GMM__VERDICT_JOIN)
-			gmm__catalog_doubt(p->merge->catalog, p->slot->value[p->first], p->page);
-		p->count = 1;
-		account_all(p, GMM_PAGE_VOLATILE);
-		return false;
-	}
-	bool fits = within_budget(p);
-	for (uint32_t i = 0; i < p->count; i++)
-		p->filled[i] = p->equal[i] = false;
-	int rc = fits ? replace(p) : 0;
-	if (fits && rc == 0) {
+	int rc = replace(p);
+
+	if (rc == 0) {
 		account(p);
-		if (p->fresh && p->run->kind == GMM__VERDICT_FILL)
-			publish_extent(p);
 		return true;
 	}
-	for (uint32_t i = 0; i < p->count; i++)
-		give_back(p, i);
-	account_all(p, !fits ? GMM_PAGE_BUDGET : rc == -ENOENT ? GMM_PAGE_FOREIGN :
-		       rc == -ENOMEM ? GMM_PAGE_BUDGET : GMM_PAGE_VOLATILE);
+	for (uint32_t k = 0; k < p->parts; k++)
+		give_back_all(p, &p->part[k]);
+	/* Of several parts it is not known which one is not ours any more: the next look at them tells. */
+	account_all(p, p->first, p->count, rc == -ENOENT && p->parts == 1 ? GMM_PAGE_FOREIGN :
+		    rc == -ENOMEM ? GMM_PAGE_BUDGET : GMM_PAGE_VOLATILE);
 	return false;
 }
 
-/* Twins of pages that were just promoted join at once, while the bytes of both are in the cache. What does not work out
- * here is done when the twin's own turn comes. */
-static void join_twins(const struct piece *promoted)
+/* Twins that lie in a row like the pages just promoted join at once, while the bytes of both are in the cache. Others do
+ * when their own turn comes, together with the pages beside them. */
+enum { JOIN_AT_ONCE = 8 };
+
+static void join_row(const struct gmm__merge *m, gmm__page_id twin, uint32_t count, gmm__page_id page)
 {
-	const struct gmm__merge *m = promoted->merge;
-	const struct gmm__verdict *verdict = &m->verdict[promoted->first - m->region->first];
+	struct gmm__slot *slot = claim_twin(m, twin, NULL);
+
+	if (!slot)
+		return;
+	uint32_t first = twin - gmm__slot_page_id(slot, 0);
+	if (count > slot->pages - first)
+		count = slot->pages - first;
+	struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = first, .count = count, .page = page };
+	struct cursor cursor = { &run, &run + 1, first };
+	struct piece twins = { .merge = m, .slot = slot };
+	while (!slot->dead && cut_piece(&twins, &cursor))
+		merge_piece(&twins);
+	gmm__vm_release(slot->vm);
+}
+
+static void join_twins(const struct piece *p, const struct part *promoted)
+{
+	const struct gmm__merge *m = p->merge;
+	const struct gmm__verdict *verdict = &m->verdict[p->first + promoted->at - m->region->first];
+	const uint8_t *frozen = &p->freeze.page[promoted->at];
 
 	for (uint32_t i = 0, n; i < promoted->count; i += n) {
 		n = 1;
-		if (promoted->freeze.page[i] != GMM__FROZEN_SHARED)
+		if (frozen[i] != GMM__FROZEN_SHARED)
 			continue;
-		while (i + n < promoted->count && promoted->freeze.page[i + n] == GMM__FROZEN_SHARED &&
+		while (i + n < promoted->count && frozen[i + n] == GMM__FROZEN_SHARED &&
 		       verdict[i + n].page == verdict[i].page + n)
 			n++;
-		struct gmm__slot *slot = claim_twin(m, verdict[i].page, NULL);
-		if (!slot)
-			continue;
-		struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = verdict[i].page - gmm__slot_page_id(slot, 0),
-					.count = n, .page = promoted->page + i };
-		struct piece twins = { .merge = m, .run = &run, .slot = slot, .first = run.first };
-		uint32_t end = run.first + n < slot->pages ? run.first + n : slot->pages;
-		for (; !slot->dead && cut_waiting(&twins, end); twins.first += twins.count)
-			merge_piece(&twins);
-		gmm__vm_release(slot->vm);
+		if (n >= JOIN_AT_ONCE)
+			join_row(m, verdict[i].page, n, promoted->page + i);
 	}
 }
 
 void gmm__merge_claimed(const struct gmm__merge *merge, struct gmm__slot *slot, const struct gmm__run *run)
 {
-	struct piece piece = { .merge = merge, .run = run, .slot = slot, .first = run->first };
-	uint32_t end = run->first + run->count;
+	struct cursor cursor = { run, run + 1, run->first };
+	struct piece piece = { .merge = merge, .slot = slot };
 
-	for (; !slot->dead && cut_waiting(&piece, end); piece.first += piece.count)
+	while (!slot->dead && cut_piece(&piece, &cursor))
 		merge_piece(&piece);
 }
 
-void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run)
+void gmm__merge_runs(const struct gmm__merge *merge, const struct gmm__run *run, uint32_t n)
 {
 	struct gmm__slot *slot = merge->region->slot;
-	struct piece piece = { .merge = merge, .run = run, .slot = slot, .first = run->first };
-	uint32_t end = run->first + run->count;
+	struct cursor cursor = { run, run + n, run->first };
+	struct piece piece = { .merge = merge, .slot = slot };
 
 	for (;;) {
 		if (!gmm__vm_claim(slot->vm, false))
 			return;
-		bool more = !slot->dead && cut_waiting(&piece, end);
+		bool more = !slot->dead && cut_piece(&piece, &cursor);
 		bool shared = more && merge_piece(&piece);
 		gmm__vm_release(slot->vm);
 		if (!more)
 			return;
-		if (shared && run->kind == GMM__VERDICT_PROMOTE)
-			join_twins(&piece);
-		piece.first += piece.count;
+		for (uint32_t k = 0; shared && k < piece.parts; k++)
+			if (piece.part[k].run->kind == GMM__VERDICT_PROMOTE)
+				join_twins(&piece, &piece.part[k]);
 	}
 }

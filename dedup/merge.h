@@ -1,4 +1,4 @@
-/* Merge: one run from freeze to thaw, in the order reserve → freeze → verify → share → thaw → account. */
+/* Merge: runs from freeze to thaw, in the order reserve → freeze → verify → share → thaw → account. */
 #ifndef DEDUP_MERGE_H
 #define DEDUP_MERGE_H
 
@@ -18,7 +18,7 @@ struct gmm__waits {
 	uint64_t bound_ns;
 	uint64_t longest_ns;
 	uint64_t freezes[GMM_WAIT_BUCKETS];
-	uint32_t pages;               /* to freeze at once: 1 to GMM__FREEZE_PAGES */
+	uint32_t pages;               /* to freeze at once: 1 to GMM__FREEZE_PAGES; fewer in several runs */
 };
 
 /* Counts a freeze and learns from it. */
@@ -38,9 +38,9 @@ struct gmm__merge {
 	bool hinted;
 };
 
-/* Merges a run of the region piece by piece, claiming the VM for each piece. Pages that are not waiting any more are
- * skipped. Stops early when the VM or the slot goes. Not while holding any lock. */
-void gmm__merge_run(const struct gmm__merge *merge, const struct gmm__run *run);
+/* Merges n runs of the region, in the order of their pages, piece by piece, claiming the VM for each piece. Pages that are
+ * not waiting any more are skipped. Stops early when the VM or the slot goes. Not while holding any lock. */
+void gmm__merge_runs(const struct gmm__merge *merge, const struct gmm__run *run, uint32_t n);
 
 /* The same for pages of a slot whose VM the caller has claimed, in one go: for short runs. What became of each page says
  * its state. */

@@ -80,7 +80,7 @@ static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region
 static void merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
 {
 	const struct gmm__region *region = merge->region;
-	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run);
+	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run), kept = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct gmm__run *run = &engine->run[i];
@@ -88,9 +88,11 @@ static void merge_runs(struct gmm__engine *engine, const struct gmm__merge *merg
 			gmm__plan_count(&engine->progress.waiting, run->count);
 			engine->progress.postponed += run->count;
 		} else {
-			gmm__merge_run(merge, run);
+			engine->run[kept++] = *run;
 		}
 	}
+	if (kept > 0)
+		gmm__merge_runs(merge, engine->run, kept);
 }
 
 /* Index and account of a region. Returns false when the VM or the slot is gone. */

@@ -29,20 +29,20 @@ static bool is_word(const uint8_t *bytes, uint64_t word)
 	return memcmp(bytes, &word, sizeof word) == 0 && gmm__digest_is_fill(bytes);
 }
 
-void gmm__verify_frozen(const struct gmm__freeze *freeze, const struct gmm__pool *pool, const struct gmm__run *run,
-			gmm__page_id page, bool *ret_equal)
+void gmm__verify_frozen(const struct gmm__freeze *freeze, uint32_t first, uint32_t count, const struct gmm__run *run,
+			const uint8_t *shared, const uint8_t *next, bool *ret_equal)
 {
-	const uint8_t *shared = page == GMM__NIL ? NULL : gmm__pool_bytes(pool, page); /* a run lies in one chunk */
-
-	for (uint32_t i = 0; i < freeze->count; i++) {
+	for (uint32_t i = first; i < first + count; i++) {
 		const uint8_t *bytes = freeze->staging + (uint64_t)i * GMM__PAGE_BYTES;
+		const uint8_t *same = shared ? shared + (uint64_t)(i - first) * GMM__PAGE_BYTES : NULL;
+		bool last = i + 1 == first + count;
 		if (freeze->page[i] != GMM__FROZEN_YES)
 			ret_equal[i] = false;
 		else if (run->kind == GMM__VERDICT_ZERO)
 			ret_equal[i] = is_word(bytes, 0);
-		else if (page != GMM__NIL)
-			ret_equal[i] = equal_pages(bytes, shared + (uint64_t)i * GMM__PAGE_BYTES,
-						   bytes + GMM__PAGE_BYTES, shared + (i + 1ull) * GMM__PAGE_BYTES);
+		else if (same)
+			ret_equal[i] = equal_pages(bytes, same, bytes + GMM__PAGE_BYTES,
+						   last && next ? next : same + GMM__PAGE_BYTES);
 		else /* these very bytes fill the pool */
 			ret_equal[i] = run->kind == GMM__VERDICT_PROMOTE || is_word(bytes, run->word);
 	}

@@ -5,10 +5,11 @@
 #include "dedup/backend.h"
 #include "dedup/plan.h"
 
-/* Which frozen pages of freeze->first + at ... are equal to what the run says: zero, the shared pages from `page` on
- * (the caller holds a reference to each), or filled with the word. One byte a page: true or false. */
-void gmm__verify_frozen(const struct gmm__freeze *freeze, const struct gmm__pool *pool, const struct gmm__run *run,
-			gmm__page_id page, bool *ret_equal);
+/* Which of the frozen pages [first, first + count) are equal to what the run says: zero, the bytes at `shared` (shared
+ * pages in a row, to each of which the caller holds a reference), or filled with the word. next: what is compared after
+ * these, to be brought into the cache, or NULL. One byte a page: true or false. */
+void gmm__verify_frozen(const struct gmm__freeze *freeze, uint32_t first, uint32_t count, const struct gmm__run *run,
+			const uint8_t *shared, const uint8_t *next, bool *ret_equal);
 
 /* A look at two pages while their guests run: worth promoting? Decides nothing. */
 bool gmm__verify_twins(const uint8_t *bytes, const uint8_t *twin);

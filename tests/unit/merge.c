@@ -242,8 +242,7 @@ static void merge_with(struct fake_guest *guest, void (*between)(void))
 	between();
 	nominations.n = 0;
 	uint32_t n = gmm__plan_runs(verdict, &region, false, run);
-	for (uint32_t i = 0; i < n; i++)
-		gmm__merge_run(&merge, &run[i]);
+	gmm__merge_runs(&merge, run, n);
 	fake_check();
 }
 
