@@ -42,6 +42,7 @@ void gmm__account_uncovered(struct gmm__slot *slot, uint32_t first, uint32_t cou
 {
 	struct gmm__seams before = gmm__account_begin(slot, first, count);
 
+	slot->stale = true;
 	drop_all(slot, first, count);
 	for (uint32_t i = first; i < first + count; i++) {
 		uint8_t refused = slot->state[i] & GMM__FLAGS_REFUSED;

@@ -152,7 +152,8 @@ static bool has_fingerprint(struct gmm__catalog *catalog, gmm__page_id page, uin
 
 void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
 {
-	if (has_fingerprint(catalog, page, fingerprint))
+	/* A mirrored pool has no index here. */
+	if (catalog->pool->mirror || has_fingerprint(catalog, page, fingerprint))
 		return;
 	gmm__lock_take(&catalog->lock);
 	gmm__shared_remove(&catalog->shared, fingerprint, page);

@@ -3,7 +3,6 @@
 
 #include "dedup/errand.h"
 #include "dedup/pace.h"
-#include "dedup/process.h"
 
 bool gmm__engine_must_leave(const struct gmm__engine *engine)
 {
@@ -14,7 +13,7 @@ bool gmm__engine_must_leave(const struct gmm__engine *engine)
 void gmm__engine_run_job(struct gmm__engine *engine)
 {
 	if (!engine->merge_thread) {
-		gmm__process_region(engine);
+		engine->job.work(engine);
 		return;
 	}
 	gmm__lock_take(&engine->job_lock);
@@ -42,7 +41,7 @@ static void *merge_main(void *arg)
 		if (errand)
 			gmm__errand_run(engine, errand);
 		else
-			gmm__process_region(engine);
+			engine->job.work(engine);
 		engine->cpu_ns[1] = gmm__sys_of(engine->gmm)->thread_cpu_ns();
 		gmm__lock_take(&engine->job_lock);
 		if (errand)

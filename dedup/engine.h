@@ -19,8 +19,12 @@
 #include "dedup/merge.h"
 #include "dedup/scan.h"
 
+struct gmm__engine;
+
 /* What the scan thread hands to the merge thread. */
 struct gmm__job {
+	void (*work)(struct gmm__engine *engine); /* what is to be done with it */
+	struct gmm_vm *vm;                        /* of gmm__remote_visit */
 	struct gmm__region region;
 	struct gmm__finding finding[GMM__REGION_PAGES];
 };
@@ -80,6 +84,10 @@ void gmm__engine_run_job(struct gmm__engine *engine);
 /* One pass over all VMs by the calling thread (dedup/pass.c). With the engine's threads not running (tests) it merges,
  * too. */
 void gmm__engine_pass(struct gmm__engine *engine);
+
+/* The slot at or after gfn `from`; looked up anew each time, since slots come and go. While the engine visits the VM it is
+ * not freed. */
+struct gmm__slot *gmm__engine_next_slot(struct gmm_vm *vm, uint64_t from);
 
 /* What the engine knows of new RAM: it is not settled any more. */
 void gmm__engine_disturb(struct gmm *gmm);

@@ -10,6 +10,7 @@
 #include "dedup/engine.h"
 #include "dedup/fork.h"
 #include "dedup/mapped.h"
+#include "dedup/remote.h"
 
 enum { VM_MAX = 65535 };
 
@@ -67,6 +68,7 @@ static void free_instance(struct gmm *gmm)
 	const struct gmm__sys *sys = gmm->mem.sys;
 
 	gmm__chunk_table_destroy(&gmm->chunks);
+	gmm__chunk_table_destroy(&gmm->remote_chunks);
 	pthread_cond_destroy(&gmm->changed);
 	gmm__lock_destroy(&gmm->lock);
 	gmm__lock_destroy(&gmm->ram_lock);
@@ -87,7 +89,12 @@ int gmm__instance_open(const struct gmm_options *options, const struct gmm__sys 
 	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = -1;
 	init_locks(gmm);
 	gmm__chunk_table_init(&gmm->chunks, &gmm->mem);
-	int status = check_host(gmm);
+	gmm__chunk_table_init(&gmm->remote_chunks, &gmm->mem);
+	/* First, since the service may bring the right to use userfaultfd. */
+	int status = options->socket ? gmm__remote_open(gmm, options->socket) : GMM_OK;
+	gmm->options.socket = NULL;
+	if (status == GMM_OK)
+		status = check_host(gmm);
 	if (status == GMM_OK)
 		status = gmm__mapped_open(gmm);
 	if (status == GMM_OK && gmm__fork_register(gmm) != 0) {
@@ -95,6 +102,7 @@ int gmm__instance_open(const struct gmm_options *options, const struct gmm__sys 
 		status = GMM_ERR_NO_MEMORY;
 	}
 	if (status != GMM_OK) {
+		gmm__remote_close(gmm);
 		free_instance(gmm);
 		return status;
 	}
@@ -130,6 +138,7 @@ int gmm_instance_close(struct gmm *gmm)
 		modules->close(gmm);
 	gmm__fork_unregister(gmm);
 	gmm__mapped_close(gmm);
+	gmm__remote_close(gmm);
 	free_instance(gmm);
 	return GMM_OK;
 }
@@ -152,7 +161,10 @@ static struct gmm__domain *new_domain(struct gmm *gmm, const char *name)
 	if (!domain)
 		return NULL;
 	strcpy(domain->name, name);
-	gmm__pool_init(&domain->pool, &gmm->mem, &gmm->chunks, NULL, NULL);
+	if (gmm->remote)
+		gmm__pool_mirror_init(&domain->pool, &gmm->mem, &gmm->remote_chunks);
+	else
+		gmm__pool_init(&domain->pool, &gmm->mem, &gmm->chunks, NULL, NULL);
 	domain->catalog = gmm__catalog_new(gmm, domain);
 	if (domain->catalog)
 		return domain;
@@ -293,6 +305,7 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 	const struct gmm__module_hooks *modules = atomic_load(&gmm->module_hooks);
 	if (modules)
 		modules->vm_end(vm);
+	gmm__remote_vm_gone(vm);
 	gmm__lock_take(&gmm->lock);
 	struct gmm__domain *domain = unlink_vm(vm);
 	gmm__lock_give(&gmm->lock);
@@ -434,6 +447,8 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	gmm__accounts_derive(&stats->total);
 	for (const struct gmm__domain *domain = gmm->domains; domain; domain = domain->next)
 		stats->pool_pages += domain->pool.used_pages;
+	if (gmm->remote && gmm->remote->pool_references) /* our part of pages that we share with other processes */
+		stats->pool_pages = stats->total.references * gmm->remote->pool_pages / gmm->remote->pool_references;
 	stats->allocated_pages = stats->total.private_pages + stats->pool_pages;
 	stats->saved_pages = stats->total.references - stats->pool_pages;
 	stats->metadata_bytes = gmm->mem.bytes;

@@ -1,6 +1,8 @@
 /* Pace: what each pass looks at, what it found, and when the next one begins. */
 #include "dedup/pace.h"
 
+#include "dedup/remote.h"
+
 /* Written shared pages are looked for every 1 to 8 passes, the more seldom the fewer are found; every 16 passes all that
  * is not shared is looked at. */
 enum { COVER_PASSES_MAX = 8, SURVEY_PASSES = 16, NANOSECONDS_PER_MS = 1000000 };
@@ -21,7 +23,8 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine)
 		.no_window = engine->gmm->options.window_ms == 0,
 		.covers = gmm__pace_covers(engine),
 		.repair = gmm__pace_repairs(engine),
-		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1,
+		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1 ||
+			  (engine->gmm->remote && engine->gmm->remote->offering_all),
 		.with_budget = engine->retry_budget,
 	};
 }
@@ -67,7 +70,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	engine->digested_pages += done->digested;
 	if (!gmm__engine_must_leave(engine)) {
 		engine->passes++;
-		engine->settled = engine->quiet_passes >= 3 && !engine->disturbed;
+		engine->settled = engine->quiet_passes >= 3 && !engine->disturbed && gmm__remote_answers(gmm);
 		engine->disturbed = false;
 	}
 	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();

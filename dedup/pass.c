@@ -11,6 +11,8 @@
 #include "dedup/errand.h"
 #include "dedup/fork.h"
 #include "dedup/pace.h"
+#include "dedup/process.h"
+#include "dedup/remote.h"
 
 enum { PREFETCH_PAGES = 8 };
 
@@ -26,6 +28,9 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 		if (finding[i].found != GMM__FOUND_DUE)
 			continue;
 		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
+		/* The service cannot look at a twin: equal digests of whole pages have to do. */
+		if (engine->gmm->remote && digest.kind == GMM__DIGEST_OTHER)
+			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
 		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
 		uint32_t before = __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED);
 		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
@@ -66,6 +71,12 @@ static void keep_budget(struct gmm__engine *engine, const struct gmm__region *re
 	gmm__lock_give(&gmm->lock);
 }
 
+static void run(struct gmm__engine *engine, void (*work)(struct gmm__engine *engine))
+{
+	engine->job.work = work;
+	gmm__engine_run_job(engine);
+}
+
 /* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
  * this thread may be stopped for long. */
 static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
@@ -76,7 +87,7 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 	if (gmm__scan_region(engine->backend, region, &options, finding) > 0) {
 		digest_region(engine, region, finding);
 		engine->job.region = *region;
-		gmm__engine_run_job(engine);
+		run(engine, engine->gmm->remote ? gmm__remote_region : gmm__process_region);
 	}
 	keep_budget(engine, region);
 	return !must_leave_region(engine, region);
@@ -93,8 +104,7 @@ static bool scan_slot(struct gmm__engine *engine, struct gmm__slot *slot)
 	return true;
 }
 
-/* The slot after gfn `from`; looked up anew each time, since slots come and go. */
-static struct gmm__slot *next_slot(struct gmm_vm *vm, uint64_t from)
+struct gmm__slot *gmm__engine_next_slot(struct gmm_vm *vm, uint64_t from)
 {
 	struct gmm__slot *found = NULL;
 
@@ -131,9 +141,12 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
-	if (gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
+	if (engine->gmm->remote) {
+		engine->job.vm = vm;
+		run(engine, gmm__remote_visit);
+	} else if (gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
 		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
-	while (!vm->dead && !engine->stopping && (slot = next_slot(vm, from)) != NULL) {
+	while (gmm__remote_shares(vm) && !vm->dead && !engine->stopping && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
 		if (!scan_slot(engine, slot))
 			break;
@@ -171,6 +184,8 @@ static void check_modules(struct gmm__engine *engine)
 void gmm__engine_pass(struct gmm__engine *engine)
 {
 	memset(&engine->progress, 0, sizeof engine->progress);
+	if (engine->gmm->remote)
+		run(engine, gmm__remote_begin_pass);
 	check_modules(engine);
 	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
 		scan_vm(engine, vm);

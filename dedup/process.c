@@ -60,8 +60,7 @@ static void collect_twins(struct gmm__engine *engine, uint32_t count)
 		gmm__plan_count(&engine->progress.waiting, run);
 }
 
-/* Guest RAM that somebody mapped over is not ours to replace. The caller has the claim. */
-static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region)
+void gmm__process_exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region)
 {
 	bool foreign[GMM__REGION_PAGES] = { false };
 
@@ -77,7 +76,7 @@ static void exclude_foreign(struct gmm__engine *engine, const struct gmm__region
 	}
 }
 
-static void merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
+void gmm__process_merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
 {
 	const struct gmm__region *region = merge->region;
 	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run), kept = 0;
@@ -111,7 +110,7 @@ static bool judge_region(struct gmm__engine *engine, const struct gmm__region *r
 						  with_budget, engine->verdict);
 		urcu_bp_read_unlock();
 		gmm__account_verdicts(region, engine->verdict, &engine->progress);
-		exclude_foreign(engine, region);
+		gmm__process_exclude_foreign(engine, region);
 	}
 	gmm__vm_release(vm);
 	return here;
@@ -129,11 +128,11 @@ void gmm__process_region(struct gmm__engine *engine)
 	if (!judge_region(engine, region, engine->retry_budget, &deferred))
 		return;
 	collect_twins(engine, region->count);
-	merge_runs(engine, &merge);
+	gmm__process_merge_runs(engine, &merge);
 	if (deferred && engine->min_run == 1) { /* what waited for a promotion just made; none was postponed */
 		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
 		if (judge_region(engine, region, false, &deferred))
-			merge_runs(engine, &merge);
+			gmm__process_merge_runs(engine, &merge);
 	}
 	if (gmm__pace_repairs(engine))
 		gmm__repair_region(&merge);

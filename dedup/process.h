@@ -7,4 +7,10 @@
 /* Judges and merges the region in engine->job. Not while holding any lock or claim. */
 void gmm__process_region(struct gmm__engine *engine);
 
+/* Guest RAM that somebody mapped over is not ours to replace. The caller has the claim. */
+void gmm__process_exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region);
+
+/* Merges what engine->verdict says, as far as the mapping budget goes in this pass. */
+void gmm__process_merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge);
+
 #endif

@@ -12,6 +12,7 @@
 #include "dedup/fork.h"
 #include "dedup/instance.h"
 #include "dedup/mapped.h"
+#include "dedup/remote.h"
 
 enum { RAM_PAGES_MAX = UINT32_MAX - GMM__CHUNK_PAGES };
 
@@ -286,6 +287,7 @@ static void unlink_slot(struct gmm__slot *slot)
 {
 	struct gmm_vm *vm = slot->vm;
 
+	gmm__remote_slot_gone(slot);
 	drop_pins(slot);
 	for (uint32_t i = 0; i < slot->pages; i++)
 		slot->state[i] &= GMM__STATE_MASK;
@@ -599,6 +601,20 @@ int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 	status = privatise_range(&range, false);
 	gmm__vm_release(vm);
 	gmm__engine_disturb(vm->gmm);
+	return status;
+}
+
+int gmm__vm_unshare_all(struct gmm_vm *vm)
+{
+	int status = GMM_OK;
+
+	if (!gmm__vm_claim(vm, false))
+		return GMM_OK; /* it is being destroyed */
+	for (uint32_t i = 0; i < vm->slots->n && status == GMM_OK; i++) {
+		struct range range = { vm, vm->slots->slot[i]->gfn, vm->slots->slot[i]->pages };
+		status = privatise_range(&range, false);
+	}
+	gmm__vm_release(vm);
 	return status;
 }
 

@@ -133,7 +133,7 @@ static const char *compare_records(const struct recount *recount)
 static const char *validate_domain(struct gmm *gmm, struct gmm__domain *domain)
 {
 	const char *broken = gmm__pool_validate(&domain->pool);
-	if (broken)
+	if (broken || domain->pool.mirror) /* then the service counts */
 		return broken;
 	size_t bytes = (size_t)(domain->pool.n_chunks + 1) * GMM__CHUNK_PAGES * sizeof(struct gmm__record);
 	struct recount recount = { .met = gmm__mem_alloc(&gmm->mem, bytes), .domain = domain };

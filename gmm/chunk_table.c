@@ -80,6 +80,17 @@ bool gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chu
 	return take(table, 1, (uintptr_t)owner, ret_id);
 }
 
+bool gmm__chunk_table_put_chunk(struct gmm__chunk_table *table, gmm__chunk_id id, struct gmm__chunk *owner)
+{
+	gmm__lock_take(&table->lock);
+	bool ok = id != GMM__NIL && id <= GMM__CHUNK_ID_MAX && !owner_of(table, id) && add_leaves(table, id, 1) == 0;
+	if (ok)
+		atomic_store_explicit(&table->leaf[id / GMM__LEAF_CHUNKS][id % GMM__LEAF_CHUNKS], (uintptr_t)owner,
+				      memory_order_release);
+	gmm__lock_give(&table->lock);
+	return ok;
+}
+
 void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count)
 {
 	gmm__lock_take(&table->lock);

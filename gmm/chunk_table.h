@@ -31,6 +31,8 @@ void gmm__chunk_table_destroy(struct gmm__chunk_table *table);
 bool gmm__chunk_table_take_slot(struct gmm__chunk_table *table, uint32_t count, struct gmm__slot *owner,
 				gmm__chunk_id *ret_first);
 bool gmm__chunk_table_take_chunk(struct gmm__chunk_table *table, struct gmm__chunk *owner, gmm__chunk_id *ret_id);
+/* Takes an id that somebody else chose. False when it is in use or out of range, or memory ran out. */
+bool gmm__chunk_table_put_chunk(struct gmm__chunk_table *table, gmm__chunk_id id, struct gmm__chunk *owner);
 void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count);
 
 /* NULL when the id is unused or of the other kind. */

@@ -34,6 +34,7 @@ struct gmm__domain {
 	struct gmm__pool pool;
 	struct gmm__catalog *catalog; /* dedup/catalog.h */
 	_Atomic uint64_t pages;       /* RAM of its VMs */
+	uint32_t remote_number;       /* at the sharing service; 0: not known yet. The engine's */
 };
 
 struct gmm {
@@ -47,6 +48,8 @@ struct gmm {
 	uint8_t *staging;             /* where frozen pages are looked at; guarded by freeze_lock */
 	uint32_t staging_pages;       /* in use at its start, to be freed; guarded by freeze_lock */
 	struct gmm__chunk_table chunks;
+	struct gmm__chunk_table remote_chunks; /* of the sharing service's pools, by its ids */
+	struct gmm__remote *remote;   /* dedup/remote.h; NULL: catalog and pools are here */
 	struct gmm__lock freeze_lock;
 	struct gmm__lock ram_lock;
 	void *host_ranges;            /* host memory of all RAM slots, a tree of tsearch(3); guarded by ram_lock */

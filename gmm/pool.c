@@ -1,6 +1,7 @@
 /* The pool: shared chunks, references and covers. gmm/pool.h says how a slot lives. */
 #include "gmm/pool.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <urcu/urcu-bp.h>
@@ -26,6 +27,8 @@ void gmm__pool_destroy(struct gmm__pool *pool)
 	}
 	gmm__mem_free(pool->mem, pool->chunks, pool->chunks_size * sizeof *pool->chunks);
 	for (uint32_t i = 0; i < pool->n_files; i++) {
+		if (!pool->files[i].bytes)
+			continue;
 		sys->unmap((void *)pool->files[i].bytes, FILE_BYTES);
 		sys->file_close(pool->files[i].fd);
 	}
@@ -35,27 +38,32 @@ void gmm__pool_destroy(struct gmm__pool *pool)
 
 /* ---- growth ---------------------------------------------------------------------------------------------- */
 
-static struct gmm__pool_file *add_file(struct gmm__pool *pool)
+/* Takes over the descriptor of file `number`, to be read here; closes it on failure. */
+static int map_file(struct gmm__pool *pool, uint32_t number, int fd)
 {
 	const struct gmm__sys *sys = pool->mem->sys;
 
 	if (!pool->files)
 		pool->files = gmm__mem_alloc(pool->mem, FILES_MAX * sizeof *pool->files);
-	if (!pool->files || pool->n_files == FILES_MAX)
-		return NULL;
-	int fd = sys->file_create("gmm-pool");
-	if (fd < 0)
-		return NULL;
-	intptr_t bytes = sys->map(NULL, FILE_BYTES, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	intptr_t bytes = pool->files ? sys->map(NULL, FILE_BYTES, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0) : -ENOMEM;
 	if (gmm__is_errno(bytes)) {
 		sys->file_close(fd);
-		return NULL;
+		return -ENOMEM;
 	}
 	sys->advise((void *)bytes, FILE_BYTES, MADV_DONTFORK);
 	sys->advise((void *)bytes, FILE_BYTES, MADV_DONTDUMP);
-	struct gmm__pool_file *file = &pool->files[pool->n_files++];
-	*file = (struct gmm__pool_file){ .fd = fd, .bytes = (const uint8_t *)bytes };
-	return file;
+	pool->files[number] = (struct gmm__pool_file){ .fd = fd, .bytes = (const uint8_t *)bytes };
+	if (number >= pool->n_files)
+		pool->n_files = number + 1;
+	return 0;
+}
+
+static struct gmm__pool_file *add_file(struct gmm__pool *pool)
+{
+	uint32_t number = pool->n_files;
+	int fd = number < FILES_MAX ? pool->mem->sys->file_create("gmm-pool") : -ENFILE;
+
+	return fd >= 0 && map_file(pool, number, fd) == 0 ? &pool->files[number] : NULL;
 }
 
 static bool chunks_have_room(struct gmm__pool *pool)
@@ -98,6 +106,47 @@ static bool add_chunk(struct gmm__pool *pool)
 	pool->chunks[pool->n_chunks++] = chunk;
 	pool->free_pages += GMM__CHUNK_PAGES;
 	return true;
+}
+
+/* ---- a pool of another process ------------------------------------------------------------------------------ */
+
+void gmm__pool_mirror_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table)
+{
+	gmm__pool_init(pool, mem, table, NULL, NULL);
+	pool->mirror = true;
+}
+
+bool gmm__pool_mirror_has_file(const struct gmm__pool *pool, uint32_t number)
+{
+	return number < pool->n_files && pool->files[number].bytes;
+}
+
+int gmm__pool_mirror_file(struct gmm__pool *pool, uint32_t number, int fd)
+{
+	int rc = number >= FILES_MAX ? -EINVAL : gmm__pool_mirror_has_file(pool, number) ? -EEXIST : 0;
+
+	if (rc == 0)
+		return map_file(pool, number, fd);
+	pool->mem->sys->file_close(fd);
+	return rc;
+}
+
+int gmm__pool_mirror_chunk(struct gmm__pool *pool, gmm__chunk_id id, uint32_t file, uint32_t file_chunk)
+{
+	if (!gmm__pool_mirror_has_file(pool, file) || file_chunk >= GMM__FILE_CHUNKS)
+		return -EINVAL;
+	struct gmm__chunk *chunk = chunks_have_room(pool) ? gmm__mem_alloc(pool->mem, sizeof *chunk) : NULL;
+	if (!chunk)
+		return -ENOMEM;
+	chunk->id = id;
+	chunk->file = file;
+	chunk->file_chunk = file_chunk;
+	if (!gmm__chunk_table_put_chunk(pool->table, id, chunk)) {
+		gmm__mem_free(pool->mem, chunk, sizeof *chunk);
+		return -EINVAL;
+	}
+	pool->chunks[pool->n_chunks++] = chunk;
+	return 0;
 }
 
 /* ---- giving out slots ------------------------------------------------------------------------------------ */
@@ -159,6 +208,8 @@ uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *
 {
 	uint32_t c = 0, page = 0;
 
+	if (pool->mirror)
+		return 0;
 	if (want > GMM__CHUNK_PAGES)
 		want = GMM__CHUNK_PAGES;
 	gmm__lock_take(&pool->lock);
@@ -224,6 +275,8 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 {
 	uint32_t n = 0;
 
+	if (pool->mirror)
+		return count;
 	gmm__lock_take(&pool->lock);
 	for (; n < count; n++) {
 		struct gmm__chunk *chunk = chunk_of(pool, first + n);
@@ -421,7 +474,7 @@ void gmm__pool_release(struct gmm__pool *pool)
 
 void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, enum gmm__pool_drop how)
 {
-	while (count > 0) {
+	while (count > 0 && !pool->mirror) {
 		uint32_t page = gmm__page_index(first);
 		uint32_t n = GMM__CHUNK_PAGES - page < count ? GMM__CHUNK_PAGES - page : count;
 		drop_in_chunk(pool, chunk_of(pool, first), page, n, how);
@@ -449,6 +502,8 @@ const char *gmm__pool_validate(struct gmm__pool *pool)
 	uint64_t free_pages = 0, used = 0, references = 0;
 	const char *broken = NULL;
 
+	if (pool->mirror)
+		return NULL;
 	gmm__lock_take(&pool->lock);
 	for (uint32_t c = 0; c < pool->n_chunks; c++) {
 		const struct gmm__chunk *chunk = pool->chunks[c];

@@ -77,10 +77,20 @@ struct gmm__pool {
 	uint64_t punch_failures;
 	uint64_t deferred_pages;
 	bool defer;                 /* a fork of this process may map pages */
+	bool mirror;                /* another process owns records and files: the functions named mirror */
 };
 
 void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table,
 		    gmm__pool_gone_fn *gone, void *gone_arg);
+
+/* A pool that another process owns: we map and read its pages, and it counts references. gmm__pool_ref grants what was
+ * reserved there, gmm__pool_drop is told there, gmm__pool_reserve gives nothing. Called by one thread at a time: */
+void gmm__pool_mirror_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table);
+/* Takes over the descriptor of a file of the pool, and closes it on failure. 0, -EEXIST, -EINVAL or -ENOMEM. */
+int gmm__pool_mirror_file(struct gmm__pool *pool, uint32_t number, int fd);
+bool gmm__pool_mirror_has_file(const struct gmm__pool *pool, uint32_t number);
+/* Where a chunk lies in a file it has. 0, -EINVAL or -ENOMEM. */
+int gmm__pool_mirror_chunk(struct gmm__pool *pool, gmm__chunk_id id, uint32_t file, uint32_t file_chunk);
 
 /* All references must be gone or their mappings about to go: the files are closed. */
 void gmm__pool_destroy(struct gmm__pool *pool);

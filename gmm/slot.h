@@ -47,6 +47,8 @@ struct gmm__slot {
 	bool created;              /* mapped by the library */
 	_Atomic bool dead;         /* being removed; set under the VM's claim */
 	struct gmm__ram_attributes attributes;
+	uint32_t remote;           /* its number at the sharing service + 1; 0: not announced. The engine's */
+	_Atomic bool stale;        /* the service's table differs: pages were changed outside the engine */
 	uint32_t *value;
 	uint8_t *state;            /* enum gmm_page_state and GMM__FLAG_* */
 };

@@ -32,6 +32,8 @@ struct gmm_vm {
 	uint32_t number;
 	enum gmm_priority priority;
 	char name[GMM_NAME_MAX + 1];
+	uint32_t remote;              /* its number at the sharing service + 1; 0: not announced. The engine's */
+	bool refused;                 /* by the service, and logged. The engine's */
 
 	/* Guarded by the instance's lock. */
 	bool claimed;

@@ -111,6 +111,9 @@ static inline bool gmm__is_errno(intptr_t rc)
 /* The real kernel. */
 const struct gmm__sys *gmm__sys_linux(void);
 
+/* Takes over a descriptor of /dev/userfaultfd, for a process that may not open it. */
+void gmm__sys_linux_use_userfaultfd(int device);
+
 /* What this host can do. Returns 0, or a negative errno and a sentence for people that names the missing
  * feature and the kernel version that brought it. */
 int gmm__sys_check_features(const struct gmm__sys *sys, char *ret_why, size_t why_size);

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,16 @@ static int host_policy_set(void *addr, size_t size, int mode, const unsigned lon
 	return result(mbind(addr, size, mode, nodes, max_nodes, 0));
 }
 
+static _Atomic int passed_device = -1; /* /dev/userfaultfd, from a process that may open it */
+
+void gmm__sys_linux_use_userfaultfd(int device)
+{
+	int old = atomic_exchange(&passed_device, device);
+
+	if (old >= 0)
+		close(old);
+}
+
 /* The system call needs privilege or vm.unprivileged_userfaultfd; the device needs its permission bits. */
 static int uffd_new(void)
 {
@@ -72,7 +83,8 @@ static int uffd_new(void)
 	if (fd >= 0)
 		return fd;
 	int why = errno;
-	int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	int passed = passed_device;
+	int device = passed >= 0 ? fcntl(passed, F_DUPFD_CLOEXEC, 0) : open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	if (device < 0)
 		return -why;
 	fd = result(ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));

@@ -100,6 +100,8 @@ struct gmm_options {
 	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
 	                               * at once (INV-7). 20 to 100000. Default 200 */
 	enum gmm_repair repair;       /* Default never */
+	const char *socket;           /* of a sharing service (gmm-dedup serve), which shares among the VMs of all its clients in
+	                               * a trust domain; copied. NULL: share among the VMs of this instance. Default NULL */
 };
 
 /* Fills in the defaults. */
@@ -107,7 +109,8 @@ void gmm_options_init(struct gmm_options *options);
 
 /* Opens an instance. options NULL: the defaults. Needs Linux 6.8 and the right to use userfaultfd. A fork of a process
  * that has an instance may open one of its own.
- * GMM_ERR_UNSUPPORTED_KERNEL, _NO_PERMISSION, _SWAP_UNSAFE, _NO_MEMORY, _INVALID_PARAMETER, _SYSTEM. */
+ * GMM_ERR_UNSUPPORTED_KERNEL, _NO_PERMISSION, _SWAP_UNSAFE, _NO_MEMORY, _INVALID_PARAMETER, _SYSTEM; with a socket
+ * _NO_SERVICE, _REFUSED. */
 int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm);
 
 /* Stops the engine and gives everything back. GMM_ERR_WRONG_ORDER while a VM is alive. */
