@@ -89,6 +89,7 @@ static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__fou
 	};
 
 	slot->vm->stats.zero_breaks += found == GMM__FOUND_WRITTEN && gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
+	set_flag(slot, page, GMM__FLAG_FILL | GMM__FLAG_WHOLE, false); /* what the digest said */
 	gmm__slot_set(slot, page, states[found], 0);
 }
 
@@ -102,7 +103,7 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 		uint32_t page = region->first + i;
 		enum gmm__found found = finding[i].found;
 		enum gmm_page_state state = gmm__slot_state(slot, page);
-		if (found == GMM__FOUND_NOTHING || found == GMM__FOUND_AGAIN || slot->state[page] & GMM__FLAGS_REFUSED)
+		if (found == GMM__FOUND_NOTHING || found == GMM__FOUND_AGAIN || found == GMM__FOUND_SAMPLE || slot->state[page] & GMM__FLAGS_REFUSED)
 			continue;
 		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(state)) {
 			progress->found++;

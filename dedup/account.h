@@ -14,6 +14,9 @@ struct gmm__progress {
 	uint64_t nominated;  /* pages that newly wait for a merge */
 	uint64_t merged;
 	uint64_t repaired;   /* broken pages shared again or made plain private again */
+	uint64_t sampled;    /* pages of huge pages */
+	uint64_t huge_news;  /* of these sampled for the first time or found to be saved; and new pages in huge pages */
+	uint64_t huge_broken; /* huge pages */
 	uint64_t postponed;  /* pages in runs shorter than what this pass merges */
 	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
 };

@@ -69,6 +69,12 @@ struct gmm__backend {
 	int (*remap)(struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page);
 	void (*let_go)(struct gmm__slot *slot, uint32_t first, uint32_t count);
 
+	/* Breaks the huge page that holds the page: it is small pages at the same place. -EBUSY: the kernel refused. collapse
+	 * makes CHUNK_PAGES private pages from `first` on, aligned as huge pages are, a huge page again; on failure they are as
+	 * before. Writers may wait for both. */
+	int (*split)(struct gmm__slot *slot, uint32_t page);
+	int (*collapse)(struct gmm__slot *slot, uint32_t first);
+
 	/* Makes pages that lie under pool mappings private and anonymous, bytes kept. *ret_done is how many were done, from
 	 * the first on, also on failure (-ENOMEM). */
 	int (*privatise)(struct gmm__slot *slot, uint32_t first, uint32_t count, uint32_t *ret_done);

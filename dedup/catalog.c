@@ -23,7 +23,8 @@ static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 	gmm__lock_give(&catalog->lock);
 }
 
-/* The state of a hinted page, or GMM_PAGE_STATES when it is no candidate with this fingerprint any more. */
+/* The state of a hinted page, or GMM_PAGE_STATES when it is no candidate with this fingerprint any more. A page of a huge
+ * page is one for other huge pages. */
 static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
 {
 	const struct gmm__slot *slot = gmm__chunk_table_slot(&catalog->gmm->chunks, gmm__page_chunk(page));
@@ -33,7 +34,7 @@ static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32
 	if (index >= slot->pages || __atomic_load_n(&slot->value[index], __ATOMIC_RELAXED) != fingerprint)
 		return GMM_PAGE_STATES;
 	enum gmm_page_state state = gmm__slot_state(slot, index);
-	return gmm__state_is_candidate(state) ? state : GMM_PAGE_STATES;
+	return gmm__state_is_candidate(state) || state == GMM_PAGE_HUGE ? state : GMM_PAGE_STATES;
 }
 
 static bool is_stale(const void *arg, const struct gmm__candidate *entry)
@@ -90,12 +91,13 @@ static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t finger
 	}
 	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
 				    hint_state(catalog, fingerprint, hint->page);
-	if (state != GMM_PAGE_STATES) {
+	bool usable = state != GMM_PAGE_STATES && state != GMM_PAGE_HUGE;
+	if (usable) {
 		verdict.kind = GMM__VERDICT_TWIN;
 		verdict.page = hint->page;
 		catalog->twins += !settle;
 	}
-	if (state == GMM_PAGE_UNIQUE || state == GMM_PAGE_STATES || settle)
+	if (state == GMM_PAGE_UNIQUE || !usable || settle)
 		hint->page = self;
 	return verdict;
 }
@@ -114,6 +116,23 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 	else if (verdict.kind == GMM__VERDICT_UNIQUE)
 		verdict.kind = GMM__VERDICT_ALONE;
 	return verdict;
+}
+
+bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
+{
+	if (gmm__shared_find(&catalog->shared, fingerprint) != GMM__NIL)
+		return true;
+	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
+	if (!hint) {
+		gmm__candidates_put(&catalog->candidates, fingerprint, self);
+		return false;
+	}
+	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
+				    hint_state(catalog, fingerprint, hint->page);
+	/* A small page keeps its place: other small ones are to find it. */
+	if (state == GMM_PAGE_HUGE || state == GMM_PAGE_STATES)
+		hint->page = self;
+	return state != GMM_PAGE_STATES;
 }
 
 int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass)

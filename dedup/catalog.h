@@ -58,6 +58,10 @@ struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fi
  * on, so that others of its kind can see that it is under way. Call with the lock. */
 struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
 
+/* A page of a huge page, sampled: true if an equal one is known. Huge pages' pages are hints for each other only: they
+ * cannot be merged as they are. Call with the lock and inside an RCU section. */
+bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
+
 /* A page was promoted: others find it from now on. */
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 

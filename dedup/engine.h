@@ -16,6 +16,7 @@
 #define DEDUP_ENGINE_H
 
 #include "dedup/budget.h"
+#include "dedup/huge.h"
 #include "dedup/merge.h"
 #include "dedup/scan.h"
 
@@ -64,6 +65,7 @@ struct gmm__engine {
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */
+	struct gmm__huge_pace huge;
 	struct gmm__budget budget;
 	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
 	struct gmm__verdict verdict[GMM__REGION_PAGES];

@@ -117,6 +117,7 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 	gmm_options_init(&defaults);
 	if (!ret_gmm || (options && (options->struct_size != sizeof *options || options->wait_bound_us < 20 ||
 				     options->wait_bound_us > 100000 ||
+				     (unsigned)options->huge_pages > GMM_HUGE_NEVER ||
 				     (unsigned)options->repair > GMM_REPAIR_PROMISED)))
 		return GMM_ERR_INVALID_PARAMETER;
 	return gmm__instance_open(options ? options : &defaults, gmm__sys_linux(), ret_gmm);

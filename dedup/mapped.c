@@ -258,8 +258,8 @@ static void mapped_thaw(struct gmm__freeze *freeze)
 
 /* ---- giving back -------------------------------------------------------------------------------------------- */
 
-/* Copies covered pages into memory that will take their place. Writers wait meanwhile, readers do not. */
-static void copy_covered(const struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *to)
+/* Copies pages into memory that will take their place. Writers wait meanwhile, readers do not. */
+static void copy_pages(const struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *to)
 {
 	const uint8_t *from = gmm__slot_host(slot, first);
 
@@ -298,7 +298,7 @@ static int mapped_show_pool(struct gmm__slot *slot, uint32_t first, uint32_t cou
 }
 
 /* Writers wait from the write-protection until the copy has taken the place; a remap is atomic for readers. */
-static int replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
+int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
 {
 	struct gmm *gmm = gmm_of(slot);
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
@@ -308,7 +308,7 @@ static int replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t coun
 	int rc = mapped_hold(slot, first, count);
 	if (rc != 0)
 		return rc;
-	copy_covered(slot, first, count, copy);
+	copy_pages(slot, first, count, copy);
 	intptr_t to = sys->remap_fixed(copy, bytes, host);
 	if (gmm__is_errno(to)) {
 		mapped_let_go(slot, first, count);
@@ -336,7 +336,7 @@ static int mapped_privatise(struct gmm__slot *slot, uint32_t first, uint32_t cou
 	while (rc == 0 && done < count) {
 		uint32_t n = count - done < GMM__FREEZE_PAGES ? count - done : GMM__FREEZE_PAGES;
 		gmm__lock_take(&gmm->freeze_lock);
-		rc = replace_by_copy(slot, first + done, n, (uint8_t *)copy + bytes_of(done));
+		rc = gmm__mapped_replace_by_copy(slot, first + done, n, (uint8_t *)copy + bytes_of(done));
 		gmm__lock_give(&gmm->freeze_lock);
 		if (rc == 0)
 			done += n;
@@ -368,7 +368,7 @@ const struct gmm__backend *gmm__backend_mapped(void)
 		.scan = mapped_scan, .find_foreign = mapped_find_foreign, .arm = mapped_arm, .bytes = mapped_bytes, .freeze = mapped_freeze,
 		.share = mapped_share, .restore = mapped_restore, .thaw = mapped_thaw, .flush = mapped_flush,
 		.hold = mapped_hold, .show_pool = mapped_show_pool, .remap = map_pool, .let_go = mapped_let_go,
-		.privatise = mapped_privatise, .discard = mapped_discard,
+		.split = gmm__mapped_split, .collapse = gmm__mapped_collapse, .privatise = mapped_privatise, .discard = mapped_discard,
 	};
 
 	return &backend;

@@ -21,6 +21,14 @@ int gmm__mapped_inspect_ram(struct gmm *gmm, const uint8_t *host, uint64_t bytes
 int gmm__mapped_watch(struct gmm__slot *slot);
 void gmm__mapped_unwatch(struct gmm__slot *slot);
 
+/* The backend's split and collapse. */
+int gmm__mapped_split(struct gmm__slot *slot, uint32_t page);
+int gmm__mapped_collapse(struct gmm__slot *slot, uint32_t first);
+
+/* Copies pages that nobody watches to `copy`, which then takes their place and is watched. Writers wait meanwhile, readers
+ * do not. With freeze_lock. 0, or a negative errno and all is as before. */
+int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy);
+
 /* Gives a new mapping over the slot what the RAM had. */
 void gmm__mapped_set_attributes(const struct gmm__slot *slot, uint8_t *host, uint64_t bytes, bool anonymous);
 

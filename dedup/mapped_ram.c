@@ -11,6 +11,7 @@
 
 #ifndef MADV_NOHUGEPAGE
 #define MADV_NOHUGEPAGE 15
+#define MADV_HUGEPAGE 14
 #endif
 
 enum { STAGING_BYTES = GMM__STAGING_PAGES * GMM__PAGE_BYTES, POLICY_BITS = 1024 };
@@ -101,6 +102,8 @@ void gmm__mapped_set_attributes(const struct gmm__slot *slot, uint8_t *host, uin
 		sys->advise(host, bytes, MADV_DONTDUMP);
 	if (attributes->no_huge && anonymous)
 		sys->advise(host, bytes, MADV_NOHUGEPAGE);
+	if (attributes->huge && anonymous)
+		sys->advise(host, bytes, MADV_HUGEPAGE);
 	if (attributes->policy != 0)
 		sys->policy_set(host, bytes, attributes->policy, attributes->nodes, POLICY_BITS);
 }
@@ -131,7 +134,7 @@ struct mapping {
 	char perms[5];
 	uint64_t inode;
 	bool special_name; /* [stack], [vdso] ... */
-	bool locked, hugetlb, mergeable, watched, dont_fork, dont_dump, no_huge, special;
+	bool locked, hugetlb, mergeable, watched, dont_fork, dont_dump, no_huge, huge, special;
 };
 
 static bool parse_header(const char *line, struct mapping *m)
@@ -166,6 +169,7 @@ static void parse_flags(const char *line, struct mapping *m)
 	m->dont_fork = has_flag(line, "dc");
 	m->dont_dump = has_flag(line, "dd");
 	m->no_huge = has_flag(line, "nh");
+	m->huge = has_flag(line, "hg");
 	m->special = has_flag(line, "io") || has_flag(line, "pf") || has_flag(line, "gd") || has_flag(line, "wf");
 }
 
@@ -213,6 +217,7 @@ static int inspect_text(FILE *smaps, uint64_t start, uint64_t end, struct gmm__r
 			attributes->dont_fork = m.dont_fork;
 			attributes->dont_dump = m.dont_dump;
 			attributes->no_huge = m.no_huge;
+			attributes->huge = m.huge;
 		}
 		next = m.end;
 	}

@@ -26,6 +26,7 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine)
 		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1 ||
 			  (engine->gmm->remote && engine->gmm->remote->offering_all),
 		.with_budget = engine->retry_budget,
+		.huge_phase = engine->gmm->options.huge_pages == GMM_HUGE_NEVER ? 0 : gmm__huge_phase(&engine->huge),
 	};
 }
 
@@ -41,6 +42,18 @@ static void schedule_cover(struct gmm__engine *engine)
 	engine->next_cover = (uint32_t)engine->passes + engine->cover_interval;
 }
 
+/* Memory is short when the host has less left than a part of what the guests have. */
+enum { SHORT_SHARE = 16 };
+
+static void judge_huge(struct gmm__engine *engine, uint64_t pages, uint64_t whole)
+{
+	if (engine->gmm->options.huge_pages == GMM_HUGE_NEVER)
+		whole = 0;
+	gmm__huge_pace_conclude(&engine->huge, &engine->progress, whole);
+	engine->huge.memory_short = whole > 0 && gmm__sys_available_bytes(gmm__sys_of(engine->gmm)) <
+						 pages * GMM__PAGE_BYTES / SHORT_SHARE;
+}
+
 void gmm__pace_conclude(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
@@ -54,16 +67,19 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	engine->min_run = threshold > 1 ? threshold : 1;
 
 	schedule_cover(engine);
-	uint64_t pages = 0, waiting = 0;
+	uint64_t pages = 0, waiting = 0, whole = 0;
 	gmm__snapshot_begin(gmm);
 	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		pages += vm->stats.pages;
 		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED];
+		whole += vm->stats.state_pages[GMM_PAGE_HUGE];
 	}
+	judge_huge(engine, pages, whole);
 	/* Nothing was written, nothing waits: another pass would do nothing. */
-	bool nothing_left = waiting + done->nominated + done->postponed + done->found == 0;
-	bool little = (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
+	bool judged = gmm__huge_pace_judged(&engine->huge) && done->huge_broken == 0;
+	bool nothing_left = judged && waiting + done->nominated + done->postponed + done->found == 0;
+	bool little = judged && (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
 	engine->quiet_passes = nothing_left ? 3 : little ? engine->quiet_passes + 1 : 0;
 	engine->retry_budget = left > gmm->max_mappings / 16;

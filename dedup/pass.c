@@ -16,6 +16,14 @@
 
 enum { PREFETCH_PAGES = 8 };
 
+static void digest_huge(const uint8_t *bytes, const struct gmm__secret *secret, struct gmm__finding *finding)
+{
+	struct gmm__digest digest = gmm__digest_sample(bytes, secret);
+
+	finding->fingerprint = digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint;
+	finding->word = digest.kind == GMM__DIGEST_FILL ? digest.word : 0;
+}
+
 static void digest_region(const struct gmm__engine *engine, const struct gmm__region *region, struct gmm__finding *finding)
 {
 	const struct gmm__secret *secret = &region->slot->vm->domain->catalog->secret;
@@ -23,8 +31,11 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t ahead = i + PREFETCH_PAGES, page = region->first + i;
-		if (ahead < region->count && finding[ahead].found == GMM__FOUND_DUE)
+		if (ahead < region->count &&
+		    (finding[ahead].found == GMM__FOUND_DUE || finding[ahead].found == GMM__FOUND_SAMPLE))
 			gmm__digest_prefetch(backend->bytes(region->slot, region->first + ahead), secret);
+		if (finding[i].found == GMM__FOUND_SAMPLE)
+			digest_huge(backend->bytes(region->slot, page), secret, &finding[i]);
 		if (finding[i].found != GMM__FOUND_DUE)
 			continue;
 		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);

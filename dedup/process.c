@@ -116,6 +116,18 @@ static bool judge_region(struct gmm__engine *engine, const struct gmm__region *r
 	return here;
 }
 
+void gmm__process_huge(struct gmm__engine *engine, const struct gmm__merge *merge)
+{
+	const struct gmm__slot *slot = merge->region->slot;
+
+	if (!gmm__vm_claim(slot->vm, false))
+		return;
+	if (!slot->dead && slot->vm->stats.state_pages[GMM_PAGE_HUGE] > 0 &&
+	    engine->gmm->options.huge_pages != GMM_HUGE_NEVER)
+		gmm__huge_region(merge, engine->job.finding, &engine->huge);
+	gmm__vm_release(slot->vm);
+}
+
 void gmm__process_region(struct gmm__engine *engine)
 {
 	const struct gmm__region *region = &engine->job.region;
@@ -127,6 +139,7 @@ void gmm__process_region(struct gmm__engine *engine)
 
 	if (!judge_region(engine, region, engine->retry_budget, &deferred))
 		return;
+	gmm__process_huge(engine, &merge);
 	collect_twins(engine, region->count);
 	gmm__process_merge_runs(engine, &merge);
 	if (deferred && engine->min_run == 1) { /* what waited for a promotion just made; none was postponed */

@@ -13,4 +13,7 @@ void gmm__process_exclude_foreign(struct gmm__engine *engine, const struct gmm__
 /* Merges what engine->verdict says, as far as the mapping budget goes in this pass. */
 void gmm__process_merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge);
 
+/* Takes in what was sampled of the region's huge pages and breaks those that are worth it. Holding no claim. */
+void gmm__process_huge(struct gmm__engine *engine, const struct gmm__merge *merge);
+
 #endif

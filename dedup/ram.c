@@ -263,7 +263,10 @@ static int end_mappings(struct gmm__slot *slot, enum gmm_ram_end end)
 		return rc == 0 ? GMM_OK : rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
 	}
 	struct gmm__part part = whole(slot);
-	return privatise_part(&part, false);
+	int status = privatise_part(&part, false);
+	if (status == GMM_OK)
+		gmm__huge_restore(gmm__backend_mapped(), slot, 0, slot->pages);
+	return status;
 }
 
 /* Forgets the pins that lie in a slot. One that reaches into other slots stays theirs. */
@@ -594,11 +597,15 @@ int gmm_vm_discard(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
 	struct range range;
+	struct gmm__part part;
 
 	int status = begin_range(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
 	status = privatise_range(&range, false);
+	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, range.gfn + at, range.pages - at, &part);
+	     at += part.pages)
+		gmm__huge_restore(gmm__backend_mapped(), part.slot, part.first, part.pages);
 	gmm__vm_release(vm);
 	gmm__engine_disturb(vm->gmm);
 	return status;

@@ -21,6 +21,7 @@ enum gmm__found {
 	GMM__FOUND_FOREIGN, /* mapped by somebody else */
 	GMM__FOUND_BROKEN,  /* shared, and written since */
 	GMM__FOUND_AGAIN,   /* unique, as it was: its twin is looked for once more */
+	GMM__FOUND_SAMPLE,  /* in a huge page that is being judged: to be digested for that (dedup/huge.h) */
 	GMM__FOUND_WRITTEN, /* and armed now: its window starts */
 	GMM__FOUND_DUE,     /* present and quiet: to be digested */
 	GMM__FOUND_ZERO,    /* the digest stage's answers */
@@ -32,8 +33,8 @@ struct gmm__finding {
 	enum gmm__found found;
 	bool written;         /* since the look before; DUE only */
 	bool whole;           /* the whole page was digested; OTHER only */
-	uint32_t fingerprint; /* FILL, OTHER */
-	uint64_t word;        /* FILL */
+	uint32_t fingerprint; /* FILL, OTHER, SAMPLE (0: zero) */
+	uint64_t word;        /* FILL, SAMPLE (0: none) */
 };
 
 #endif

@@ -247,6 +247,7 @@ void gmm__remote_region(struct gmm__engine *engine)
 		commit(remote, region); /* the slot stays stale: its other regions may be */
 	if (judge(engine, region))
 		gmm__process_merge_runs(engine, &merge);
+	gmm__process_huge(engine, &merge);
 	engine->backend->flush(engine->gmm);
 	commit(remote, region);
 }

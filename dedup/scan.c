@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#include "dedup/huge.h"
+
 /* What a page's state asks of the scan. */
 enum need {
 	NEED_LOOK = 1,    /* to be looked at though it was not written: its window has passed */
@@ -16,6 +18,7 @@ enum need {
 	NEED_MERGE = 8,   /* waits for its merge */
 	NEED_BUDGET = 16, /* was refused for the mapping budget */
 	NEED_REPAIR = 32, /* broken */
+	NEED_SAMPLE = 64, /* in a huge page that is judged by samples */
 };
 
 static const uint8_t needs_of_state[GMM__STATE_MASK + 1] = {
@@ -23,7 +26,7 @@ static const uint8_t needs_of_state[GMM__STATE_MASK + 1] = {
 	[GMM_PAGE_FILL] = NEED_COVER, [GMM_PAGE_SHARED] = NEED_COVER, [GMM_PAGE_BROKEN] = NEED_COVER | NEED_REPAIR,
 	[GMM_PAGE_UNIQUE] = NEED_SURVEY, [GMM_PAGE_VOLATILE] = NEED_LOOK | NEED_SURVEY,
 	[GMM_PAGE_NOMINATED] = NEED_MERGE | NEED_SURVEY, [GMM_PAGE_PINNED] = NEED_SURVEY,
-	[GMM_PAGE_HUGE] = NEED_SURVEY, [GMM_PAGE_BUDGET] = NEED_BUDGET | NEED_SURVEY,
+	[GMM_PAGE_HUGE] = NEED_SURVEY | NEED_SAMPLE, [GMM_PAGE_BUDGET] = NEED_BUDGET | NEED_SURVEY,
 	[GMM_PAGE_RACED] = NEED_LOOK | NEED_SURVEY, [GMM_PAGE_FOREIGN] = NEED_SURVEY,
 };
 
@@ -141,6 +144,29 @@ static int put(const struct question *question, const struct gmm__backend *backe
 	return found;
 }
 
+/* Adds pages of huge pages whose turn to be sampled it is, as put does. Whether they are there still is asked first. */
+static int put_samples(uint32_t phase, const struct gmm__backend *backend, const struct gmm__region *region, int found,
+		       struct gmm__finding *finding)
+{
+	static const struct gmm__scan_filter whole = { GMM__IS_PRESENT | GMM__IS_HUGE | GMM__IS_WPALLOWED, 0, 0 };
+	uint8_t is[GMM__REGION_PAGES] = { 0 };
+	int rc = backend->scan(region->slot, region->first, region->count, &whole, is);
+
+	if (rc <= 0)
+		return rc < 0 ? rc : found;
+	if (found == 0)
+		memset(finding, 0, region->count * sizeof *finding);
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint8_t state = gmm__slot_byte(region->slot, region->first + i);
+		if (!is[i] || !(needs_of(state) & NEED_SAMPLE) || finding[i].found != GMM__FOUND_NOTHING ||
+		    (region->first + i) % GMM__HUGE_ROUND != phase - 1)
+			continue;
+		finding[i].found = GMM__FOUND_SAMPLE;
+		found++;
+	}
+	return found;
+}
+
 int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
 		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding)
 {
@@ -155,6 +181,8 @@ int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__regio
 		found = put(&clean, backend, region, found, ret_finding);
 	if (found >= 0 && (options->survey || (options->covers && needs & NEED_COVER)))
 		found = put(&untracked, backend, region, found, ret_finding);
+	if (found >= 0 && options->huge_phase && needs & NEED_SAMPLE)
+		found = put_samples(options->huge_phase, backend, region, found, ret_finding);
 	for (uint32_t i = 0; found > 0 && options->no_window && i < region->count; i++)
 		if (ret_finding[i].found == GMM__FOUND_WRITTEN)
 			ret_finding[i] = (struct gmm__finding){ .found = GMM__FOUND_DUE, .written = true };

@@ -10,6 +10,7 @@ struct gmm__scan_options {
 	bool covers;      /* look for shared pages that were written */
 	bool repair;      /* broken pages are something to do */
 	bool survey;      /* look at all: what was refused, discarded, swapped out or back from swap, mapped by others */
+	uint32_t huge_phase; /* sample the pages of huge pages whose turn it is (dedup/huge.h); 0: none */
 	bool with_budget; /* pages once refused for the mapping budget wait for a merge again */
 };
 

@@ -3,6 +3,11 @@
 
 #include "gmm/vm.h"
 
+static size_t units_of(const struct gmm__slot *slot)
+{
+	return (size_t)gmm__slot_unit(slot, slot->pages - 1) + 1;
+}
+
 struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host)
 {
 	struct gmm__slot *slot = gmm__mem_alloc(mem, sizeof *slot);
@@ -12,7 +17,8 @@ struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_
 				    .range = { (uintptr_t)host, (uintptr_t)host + (uint64_t)pages * GMM__PAGE_BYTES },
 				    .value = gmm__mem_alloc(mem, pages * sizeof *slot->value),
 				    .state = gmm__mem_alloc(mem, pages) };
-	if (slot->value && slot->state)
+	slot->unit = gmm__mem_alloc(mem, units_of(slot) * sizeof *slot->unit);
+	if (slot->value && slot->state && slot->unit)
 		return slot;
 	gmm__slot_free(mem, slot);
 	return NULL;
@@ -22,6 +28,7 @@ void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot)
 {
 	gmm__mem_free(mem, slot->value, slot->pages * sizeof *slot->value);
 	gmm__mem_free(mem, slot->state, slot->pages);
+	gmm__mem_free(mem, slot->unit, units_of(slot) * sizeof *slot->unit);
 	gmm__mem_free(mem, slot, sizeof *slot);
 }
 

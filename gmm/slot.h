@@ -5,6 +5,8 @@
  * fingerprint of its bytes as last digested; else 0. FILL and SHARED hold one reference to that page, BROKEN one broken cover
  * (INV-3). Five bytes a page.
  *
+ * A HUGE page that was sampled has a fingerprint, too (0 with GMM__FLAG_FILL: it was zero).
+ *
  * Threads: states and values are written only by the thread that has claimed the VM (gmm/vm.h); others may
  * read a state or fingerprint as a hint.
  */
@@ -24,6 +26,7 @@ enum {
 	GMM__FLAG_PINNED = 0x20,      /* pinned by the embedder */
 	GMM__FLAG_FILL = 0x40,        /* repeats one word, as last digested */
 	GMM__FLAG_WHOLE = 0x80,       /* its fingerprint is that of the whole page, not of a sample */
+	GMM__FLAG_SAVED = 0x80,       /* of a HUGE page: it would be saved if its huge page were broken (dedup/huge.h) */
 	GMM__FLAGS_REFUSED = GMM__FLAG_UNSHAREABLE | GMM__FLAG_PINNED,
 };
 _Static_assert(GMM_PAGE_STATES <= GMM__STATE_MASK + 1, "states fit their bits");
@@ -33,8 +36,21 @@ struct gmm__ram_attributes {
 	bool dont_fork;
 	bool dont_dump;
 	bool no_huge;
+	bool huge;              /* MADV_HUGEPAGE */
 	int policy;             /* MPOL_*; 0: the default */
 	unsigned long nodes[16]; /* of the policy */
+};
+
+/* What is known of each 2 MiB of host memory, aligned as huge pages are, of which the slot has a part. */
+struct gmm__unit {
+	uint8_t changed; /* sampled pages found changed; halved with each round of samples */
+	uint8_t wait;    /* rounds until breaking it is tried again */
+	uint8_t flags;   /* GMM__UNIT_* */
+};
+
+enum {
+	GMM__UNIT_WHOLE = 1,  /* met as a huge page, which was not broken here since */
+	GMM__UNIT_BROKEN = 2, /* was a huge page until it was broken here */
 };
 
 struct gmm__slot {
@@ -51,11 +67,20 @@ struct gmm__slot {
 	_Atomic bool stale;        /* the service's table differs: pages were changed outside the engine */
 	uint32_t *value;
 	uint8_t *state;            /* enum gmm_page_state and GMM__FLAG_* */
+	struct gmm__unit *unit;    /* with the claim */
 };
 
 /* Tables for `pages` pages, all ABSENT. NULL without memory. */
 struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host);
 void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot);
+
+/* The unit that holds a page. */
+static inline uint32_t gmm__slot_unit(const struct gmm__slot *slot, uint32_t page)
+{
+	uint64_t before = (uintptr_t)slot->host / GMM__PAGE_BYTES % GMM__CHUNK_PAGES;
+
+	return (uint32_t)((before + page) / GMM__CHUNK_PAGES);
+}
 
 /* State and flags. */
 static inline uint8_t gmm__slot_byte(const struct gmm__slot *slot, uint32_t page)

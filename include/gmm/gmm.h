@@ -89,6 +89,13 @@ enum gmm_repair {
 	                      * guest RAM only where it is pinned with gmm_vm_pin: the kernel has no way to see a pin there */
 };
 
+/* Transparent huge pages in adopted RAM: their pages can be shared only after they are broken into small ones. */
+enum gmm_huge_pages {
+	GMM_HUGE_PRESERVE,   /* break one only if half of it would be saved, or a sixteenth while the host is short of memory */
+	GMM_HUGE_ALWAYS,     /* break all */
+	GMM_HUGE_NEVER,      /* break none; their pages are not shared */
+};
+
 struct gmm_options {
 	size_t struct_size;           /* set by gmm_options_init; a caller built for another version is refused */
 	gmm_log_fn *log;              /* NULL: silent */
@@ -102,6 +109,7 @@ struct gmm_options {
 	enum gmm_repair repair;       /* Default never */
 	const char *socket;           /* of a sharing service (gmm-dedup serve), which shares among the VMs of all its clients in
 	                               * a trust domain; copied. NULL: share among the VMs of this instance. Default NULL */
+	enum gmm_huge_pages huge_pages; /* Default preserve */
 };
 
 /* Fills in the defaults. */
@@ -152,7 +160,8 @@ int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, voi
 
 /* Takes RAM that the caller has mapped: private, anonymous, readable and writable. It must stay mapped, and
  * the caller must not remap, protect, lock or discard it except through this library, until the slot is removed.
- * Its MADV_DONTFORK, MADV_DONTDUMP and memory policy are kept; transparent huge pages in it are left alone.
+ * Its MADV_DONTFORK, MADV_DONTDUMP and memory policy are kept; transparent huge pages in it are treated as
+ * gmm_options.huge_pages says.
  * Refused with the GMM_ERR_RAM_* that fits, _MISALIGNED, _OVERLAP, _NO_MEMORY, _LIMIT. */
 int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_t size);
 
@@ -177,7 +186,8 @@ int gmm_vm_unpin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
  * Use this, not MADV_DONTNEED, which would show pool pages again. _PINNED if part of it is pinned. */
 int gmm_vm_discard(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
 
-/* Makes every page of the range private, bytes kept. They are candidates again at the next pass unless the
+/* Makes every page of the range private, bytes kept; huge pages that were broken are made whole again where all of it is
+ * in the range or private, for at most a quarter of a second (KEEP does so, too). They are candidates again at the next pass unless the
  * engine is paused or the range unshareable. Same errors and rule for direct I/O as gmm_vm_destroy. */
 int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size);
 
@@ -215,7 +225,7 @@ enum gmm_page_state {
 	GMM_PAGE_BROKEN,      /* was shared, written since */
 	GMM_PAGE_PINNED,      /* the kernel refused to move it: pinned by a device, or still shared with a fork;
 	                       * or pinned by gmm_vm_pin */
-	GMM_PAGE_HUGE,        /* part of a transparent huge page, left whole */
+	GMM_PAGE_HUGE,        /* part of a transparent huge page, left whole: see gmm_options.huge_pages */
 	GMM_PAGE_UNSHAREABLE, /* declared so */
 	GMM_PAGE_BUDGET,      /* has an equal page, but its run is too short for the mapping budget */
 	GMM_PAGE_DOMAIN,      /* equal only to pages of other domains; counted only where the instance may know */
@@ -240,6 +250,10 @@ struct gmm_vm_stats {
 	uint64_t merges;                        /* pages made shared or zero, since the VM was created */
 	uint64_t raced;                         /* merges given up because the bytes differed */
 	uint64_t refused_pinned;                /* merges refused by the kernel: pinned or not exclusive */
+	uint64_t huge_seen;                     /* huge pages met, since the VM was created */
+	uint64_t huge_broken;                   /* of these broken to be shared */
+	uint64_t huge_refused;                  /* attempts at that which the kernel refused: pinned or common with a fork */
+	uint64_t huge_collapsed;                /* made huge pages again when they were unshared or kept */
 };
 
 /* Freezes by their length: bucket k counts those of 2^k to 2^(k+1) - 1 microseconds, bucket 0 shorter ones too, the last

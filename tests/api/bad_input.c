@@ -525,60 +525,6 @@ START_TEST(hugetlb_memory_is_refused)
 }
 END_TEST
 
-/* ---- transparent huge pages are not refused but left alone -------------------------------------------- */
-
-enum { THP_SIZE = 2 * HUGE, THP_PAGES = THP_SIZE / PAGE };
-
-static char *thp_map(char **ret_reserve)
-{
-	char *reserve = ram_map((THP_SIZE + HUGE) / PAGE);
-	char *ram = (char *)(((uintptr_t)reserve + HUGE - 1) / HUGE * HUGE);
-
-	*ret_reserve = reserve;
-	madvise(ram, THP_SIZE, MADV_HUGEPAGE);
-	ram_fill(ram, THP_PAGES, 1);
-	return ram;
-}
-
-static uint64_t thp_kb(const char *ram)
-{
-	return proc_smaps_kb(ram, THP_SIZE, "AnonHugePages");
-}
-
-START_TEST(transparent_huge_pages_are_left_whole)
-{
-	struct place place = place_open();
-	struct gmm_vm *twin = vm_create(place.gmm, NULL);
-	char *reserve, *ram = thp_map(&reserve);
-
-	if (thp_kb(ram) != THP_SIZE / 1024) {
-		ram_unmap(reserve, (THP_SIZE + HUGE) / PAGE);
-		assert_ok(gmm_vm_destroy(twin, GMM_RAM_DISCARD));
-		place_close(&place);
-		skip_test("no transparent huge pages to be had");
-	}
-	ram_fill(vm_create_ram(twin, 0, THP_PAGES), THP_PAGES, 1); /* equal, in small pages */
-	assert_ok(gmm_vm_adopt_ram(place.vm, GPA, ram, THP_SIZE));
-	ck_assert_uint_eq(thp_kb(ram), THP_SIZE / 1024);
-	engine_settle(place.gmm);
-	engine_passes(place.gmm, 10);
-	ck_assert_uint_eq(thp_kb(ram), THP_SIZE / 1024);
-	ck_assert_uint_eq(vm_state(place.vm, GMM_PAGE_HUGE), THP_PAGES);
-	ck_assert_uint_eq(vm_stats_of(place.vm).private_pages, THP_PAGES);
-
-	for (size_t i = 0; i < THP_SIZE; i += HUGE) /* a write does not split what was not armed */
-		page_fill(ram + i, 7);
-	engine_passes(place.gmm, 10);
-	ck_assert_uint_eq(thp_kb(ram), THP_SIZE / 1024);
-	ck_assert_uint_eq(ram_wrong(ram, THP_PAGES, 1), THP_SIZE / HUGE);
-	ck_assert(page_is(ram, 7));
-	assert_ok(gmm_vm_destroy(twin, GMM_RAM_DISCARD));
-	place_close(&place);
-	ck_assert_uint_eq(thp_kb(ram), THP_SIZE / 1024);
-	ram_unmap(reserve, (THP_SIZE + HUGE) / PAGE);
-}
-END_TEST
-
 int main(void)
 {
 	const TTest *tests[] = {
@@ -600,7 +546,6 @@ int main(void)
 		watched_memory_is_refused,
 		the_stack_is_refused,
 		hugetlb_memory_is_refused,
-		transparent_huge_pages_are_left_whole,
 	};
 
 	return suite_main("bad_input", tests, sizeof(tests) / sizeof(tests[0]), 180);

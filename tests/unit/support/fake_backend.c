@@ -180,8 +180,10 @@ static int arm(struct gmm__slot *slot, uint32_t first, uint32_t count)
 
 	tell(FAKE_ARM, guest, first, count);
 	for (uint32_t i = first; i < first + count; i++)
-		if (guest->page[i].kind == FAKE_PRIVATE && !guest->page[i].foreign)
+		if (guest->page[i].kind == FAKE_PRIVATE && !guest->page[i].foreign) {
+			ck_assert_msg(!guest->page[i].huge, "page %u of a huge page is armed", i);
 			guest->page[i].armed = true;
+		}
 	return 0;
 }
 
@@ -360,6 +362,40 @@ static void let_go(struct gmm__slot *slot, uint32_t first, uint32_t count)
 	do_pending();
 }
 
+/* The guests' RAM begins where a huge page can. Whatever is armed when a guest writes to a huge page breaks it, so the
+ * engine must never arm one. */
+static int split(struct gmm__slot *slot, uint32_t page)
+{
+	struct fake_guest *guest = guest_of(slot);
+	uint32_t first = page / GMM__CHUNK_PAGES * GMM__CHUNK_PAGES;
+	int rc = tell(FAKE_SPLIT, guest, page, 1);
+
+	ck_assert_msg(guest->page[page].huge, "page %u is split and is not huge", page);
+	for (uint32_t i = first; rc == 0 && i < first + GMM__CHUNK_PAGES && i < guest->pages; i++)
+		guest->page[i].huge = false;
+	return rc;
+}
+
+static int collapse(struct gmm__slot *slot, uint32_t first)
+{
+	struct fake_guest *guest = guest_of(slot);
+	int rc = tell(FAKE_COLLAPSE, guest, first, GMM__CHUNK_PAGES);
+
+	ck_assert_uint_eq(first % GMM__CHUNK_PAGES, 0);
+	for (uint32_t i = first; rc == 0 && i < first + GMM__CHUNK_PAGES; i++) {
+		ck_assert(guest->page[i].kind == FAKE_PRIVATE || guest->page[i].kind == FAKE_HOLE);
+		memmove(own_bytes(guest, i), visible(guest, i), GMM__PAGE_BYTES);
+		guest->page[i] = (struct fake_page){ .kind = FAKE_PRIVATE, .huge = true };
+	}
+	return rc;
+}
+
+void fake_make_huge(struct fake_guest *guest, uint32_t first)
+{
+	for (uint32_t i = first; i < first + GMM__CHUNK_PAGES; i++)
+		guest->page[i] = (struct fake_page){ .kind = FAKE_PRIVATE, .huge = true };
+}
+
 static int privatise(struct gmm__slot *slot, uint32_t first, uint32_t count, uint32_t *ret_done)
 {
 	struct fake_guest *guest = guest_of(slot);
@@ -386,7 +422,8 @@ const struct gmm__backend *fake_backend(void)
 	static const struct gmm__backend backend = {
 		.scan = scan, .find_foreign = find_foreign, .arm = arm, .bytes = bytes, .freeze = freeze_range,
 		.share = share, .restore = restore, .thaw = thaw, .flush = flush, .hold = hold,
-		.show_pool = show_pool, .remap = remap, .let_go = let_go, .privatise = privatise, .discard = discard,
+		.show_pool = show_pool, .remap = remap, .let_go = let_go, .split = split,
+		.collapse = collapse, .privatise = privatise, .discard = discard,
 	};
 
 	return &backend;
@@ -435,9 +472,12 @@ static uint64_t fixed_clock(void)
 	return 1;
 }
 
-/* No file is there but the process's status. */
+/* No file is there but the process's status and, when a test says so, the host's memory. */
 static ssize_t file_read(const char *path, char *buf, size_t size)
 {
+	if (strcmp(path, "/proc/meminfo") == 0 && world.available_kb)
+		return snprintf(buf, size, "MemTotal: 1 kB\nMemAvailable:   %llu kB\n",
+				(unsigned long long)world.available_kb);
 	if (strcmp(path, "/proc/self/status") != 0)
 		return -ENOENT;
 	return snprintf(buf, size, "Name:\tfake\nVmPin:\t%8llu kB\n", (unsigned long long)world.pinned_kb);

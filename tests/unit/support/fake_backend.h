@@ -29,6 +29,8 @@ enum fake_step {
 	FAKE_AFTER_HOLD,
 	FAKE_SHOW_POOL,
 	FAKE_REMAP,
+	FAKE_SPLIT,
+	FAKE_COLLAPSE,
 	FAKE_STEPS,
 };
 
@@ -55,7 +57,7 @@ struct fake_guest {
 };
 
 /* What is about to happen. A result other than 0 makes SCAN, FIND_FOREIGN, SHOW_POOL, REMAP, and what is to come after
- * BEFORE_FREEZE, BEFORE_SHARE and BEFORE_HOLD fail with it. */
+ * BEFORE_FREEZE, BEFORE_SHARE and BEFORE_HOLD, SPLIT and COLLAPSE fail with it. */
 struct fake_event {
 	enum fake_step step;
 	struct fake_guest *guest;
@@ -76,6 +78,7 @@ struct fake_world {
 	uint64_t punched_pages;
 	bool out_of_memory;         /* the pool gets no more chunks */
 	uint64_t pinned_kb;         /* VmPin of the process */
+	uint64_t available_kb;      /* MemAvailable; 0: nobody knows */
 	bool disk_full;             /* nothing can be written into the pool */
 	char log[256];              /* the last message */
 };
@@ -100,6 +103,8 @@ void fake_fill_range(struct fake_guest *guest, uint32_t first, uint32_t count, u
 
 /* The page is a hole now, without a word to the library (the guest's page was dropped by the VMM). */
 void fake_drop(struct fake_guest *guest, uint32_t page);
+/* Pages [first, first + GMM__CHUNK_PAGES) are a huge page now. */
+void fake_make_huge(struct fake_guest *guest, uint32_t first);
 /* What gmm_vm_discard and gmm_vm_unshare do. Not inside a claim. */
 void fake_discard(struct fake_guest *guest, uint32_t first, uint32_t count);
 void fake_unshare(struct fake_guest *guest, uint32_t first, uint32_t count);
