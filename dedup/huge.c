@@ -59,6 +59,13 @@ static void set_flags(struct gmm__slot *slot, uint32_t page, uint8_t flags)
 	__atomic_store_n(&slot->state[page], kept | flags, __ATOMIC_RELAXED);
 }
 
+/* An equal page is known in the domain; else others find this one. With the catalog's lock. */
+static bool is_known(struct gmm__catalog *catalog, const struct gmm__finding *finding, gmm__page_id self)
+{
+	return (finding->word && gmm__fill_find(&catalog->fills, finding->word)) ||
+	       gmm__catalog_sample(catalog, finding->fingerprint, self);
+}
+
 /* With the catalog's lock. */
 static void note_sample(const struct gmm__merge *merge, uint32_t page, const struct gmm__finding *finding)
 {
@@ -71,8 +78,7 @@ static void note_sample(const struct gmm__merge *merge, uint32_t page, const str
 	bool sampled = before != 0 || was_zero, same = zero ? was_zero : before == fingerprint;
 
 	gmm__slot_set(slot, page, GMM_PAGE_HUGE, fingerprint);
-	bool equal = zero || (finding->word && gmm__fill_find(&catalog->fills, finding->word)) ||
-		     gmm__catalog_sample(catalog, fingerprint, gmm__slot_page_id(slot, page));
+	bool equal = zero || (merge->gmm->remote ? finding->equal : is_known(catalog, finding, gmm__slot_page_id(slot, page)));
 	bool saved = same && equal;
 	set_flags(slot, page, (zero || finding->word ? GMM__FLAG_FILL : 0) | (saved ? GMM__FLAG_SAVED : 0));
 	if (sampled && !same && unit->changed < UINT8_MAX)

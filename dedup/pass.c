@@ -16,10 +16,16 @@
 
 enum { PREFETCH_PAGES = 8 };
 
-static void digest_huge(const uint8_t *bytes, const struct gmm__secret *secret, struct gmm__finding *finding)
+/* The service cannot look at a twin: equal digests of whole pages have to do. */
+static struct gmm__digest digest_page(const struct gmm__engine *engine, const uint8_t *bytes, const struct gmm__secret *secret)
 {
 	struct gmm__digest digest = gmm__digest_sample(bytes, secret);
 
+	return engine->gmm->remote && digest.kind == GMM__DIGEST_OTHER ? gmm__digest_whole(bytes, secret) : digest;
+}
+
+static void digest_huge(struct gmm__digest digest, struct gmm__finding *finding)
+{
 	finding->fingerprint = digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint;
 	finding->word = digest.kind == GMM__DIGEST_FILL ? digest.word : 0;
 }
@@ -35,13 +41,10 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 		    (finding[ahead].found == GMM__FOUND_DUE || finding[ahead].found == GMM__FOUND_SAMPLE))
 			gmm__digest_prefetch(backend->bytes(region->slot, region->first + ahead), secret);
 		if (finding[i].found == GMM__FOUND_SAMPLE)
-			digest_huge(backend->bytes(region->slot, page), secret, &finding[i]);
+			digest_huge(digest_page(engine, backend->bytes(region->slot, page), secret), &finding[i]);
 		if (finding[i].found != GMM__FOUND_DUE)
 			continue;
-		struct gmm__digest digest = gmm__digest_sample(backend->bytes(region->slot, page), secret);
-		/* The service cannot look at a twin: equal digests of whole pages have to do. */
-		if (engine->gmm->remote && digest.kind == GMM__DIGEST_OTHER)
-			digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
+		struct gmm__digest digest = digest_page(engine, backend->bytes(region->slot, page), secret);
 		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
 		uint32_t before = __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED);
 		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&

@@ -33,6 +33,7 @@ struct gmm__finding {
 	enum gmm__found found;
 	bool written;         /* since the look before; DUE only */
 	bool whole;           /* the whole page was digested; OTHER only */
+	bool equal;           /* SAMPLE: the sharing service knows an equal page */
 	uint32_t fingerprint; /* FILL, OTHER, SAMPLE (0: zero) */
 	uint64_t word;        /* FILL, SAMPLE (0: none) */
 };

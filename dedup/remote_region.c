@@ -29,7 +29,11 @@ static bool make_finding(const struct gmm__engine *engine, const struct gmm__reg
 
 	if (slot->state[page] & GMM__FLAGS_REFUSED || gmm__state_is_covered(state))
 		return false;
-	if (finding->found >= GMM__FOUND_ZERO) {
+	if (finding->found == GMM__FOUND_SAMPLE && state == GMM_PAGE_HUGE && finding->fingerprint) {
+		*ret = (struct gmm__wire_finding){ (uint16_t)i, GMM__FOUND_SAMPLE, 0, finding->fingerprint, finding->word };
+		return true;
+	}
+	if (finding->found >= GMM__FOUND_ZERO && finding->found <= GMM__FOUND_OTHER) {
 		*ret = (struct gmm__wire_finding){ (uint16_t)i, (uint8_t)finding->found,
 						   finding->written ? GMM__WIRE_WRITTEN : 0, finding->fingerprint,
 						   finding->found == GMM__FOUND_OTHER ? 0 : finding->word };
@@ -78,6 +82,11 @@ static bool take_verdict(struct gmm__engine *engine, const struct gmm__region *r
 {
 	struct gmm__verdict *to = &engine->verdict[from->index];
 
+	/* Samples of huge pages are only counted: dedup/huge.h. */
+	if (engine->job.finding[from->index].found == GMM__FOUND_SAMPLE) {
+		engine->job.finding[from->index].equal = from->kind == GMM__VERDICT_TWIN;
+		return from->kind == GMM__VERDICT_TWIN || from->kind == GMM__VERDICT_UNIQUE;
+	}
 	switch (from->kind) {
 	case GMM__VERDICT_UNIQUE:
 	case GMM__VERDICT_ALONE:

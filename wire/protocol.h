@@ -151,7 +151,9 @@ struct gmm__wire_region {
 /* OFFER: gmm__wire_region and n of these, rising by index. Reply: gmm__wire_region and n gmm__wire_verdict. */
 struct gmm__wire_finding {
 	uint16_t index;                /* page first + index */
-	uint8_t found;                 /* enum gmm__found; NOTHING: it waits for its merge and is offered again, and
+	uint8_t found;                 /* enum gmm__found: ZERO, FILL, OTHER; AGAIN: it is unique as it was; SAMPLE: it is part
+	                                * of a huge page, is remembered as such, and the verdict says only whether an equal
+	                                * page is known (TWIN) or not (UNIQUE); NOTHING: it waits for its merge and is offered again, and
 	                                * fingerprint (and word, if FILL) are as when it was digested */
 	uint8_t flags;                 /* GMM__WIRE_WRITTEN, GMM__WIRE_FILL */
 	uint32_t fingerprint;
