@@ -77,7 +77,7 @@ static void check_memory(uint64_t pages)
 			memory.available_bytes >> 20);
 }
 
-static unsigned char *map_ram(uint64_t pages)
+static unsigned char *map_ram(uint64_t pages, bool huge)
 {
 	uint64_t size = pages * GMM_PAGE_SIZE;
 	unsigned char *base = mmap(NULL, size + RAM_ALIGN, PROT_READ | PROT_WRITE,
@@ -91,8 +91,8 @@ static unsigned char *map_ram(uint64_t pages)
 		munmap(base, (size_t)(ram - base));
 	if (ram < base + RAM_ALIGN)
 		munmap(ram + size, (size_t)(base + RAM_ALIGN - ram));
-	if (madvise(ram, size, MADV_NOHUGEPAGE) != 0)
-		gmm__bench_fail("cannot keep huge pages out of the RAM");
+	if (madvise(ram, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) != 0)
+		gmm__bench_fail("cannot say whether the RAM is of huge pages");
 	return ram;
 }
 
@@ -107,7 +107,7 @@ struct bench_guests *gmm__bench_guests_create(const struct bench_options *option
 	for (unsigned i = 0; i < guests->count; i++) {
 		struct bench_vm *vm = &guests->vms[i];
 
-		vm->ram = map_ram(guests->vm_pages);
+		vm->ram = map_ram(guests->vm_pages, options->huge_ram);
 		vm->words = gmm__bench_guests_read_trace(guests, options->traces[i % options->trace_count]);
 		for (uint64_t page = 0; page < guests->vm_pages; page++)
 			gmm__trace_fill(gmm__bench_vm_page(vm, page), gmm__bench_vm_word(vm, page));

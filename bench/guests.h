@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 struct bench_vm {
-	unsigned char *ram; /* 2 MiB aligned, no transparent huge pages */
+	unsigned char *ram; /* 2 MiB aligned, no transparent huge pages unless asked for */
 	uint64_t *words;    /* by page: the trace word it contains, little-endian as in a trace */
 	uint64_t *tags;     /* by page: what was written over its last 8 bytes; 0: nothing. NULL: no tags */
 };

@@ -22,6 +22,7 @@ static const struct verb {
 	{ "guest", "what the guests feel while an engine works at full speed", bench_guest },
 	{ "vmcount", "converge for a growing number of VMs", bench_vmcount },
 	{ "stages", "cost of each stage of gmm, for each page", bench_stages },
+	{ "huge", "guests of transparent huge pages: savings and what they lose", bench_huge },
 };
 
 static void print_help(FILE *to)

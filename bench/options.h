@@ -2,6 +2,8 @@
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
 
+#include <gmm/gmm.h>
+
 #include <argp.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,6 +28,8 @@ struct bench_options {
 	uint32_t window_ms;        /* of gmm */
 	uint32_t pass_interval_ms; /* of gmm */
 	uint32_t cpu_percent;      /* of gmm: its share of one processor; 0: no limit */
+	bool huge_ram;             /* the VMs' RAM is of transparent huge pages */
+	enum gmm_huge_pages huge_pages; /* of gmm */
 	bool repairs;              /* gmm shares broken pages again */
 	uint64_t ksm_pages_to_scan;
 	uint64_t ksm_sleep_ms;

@@ -217,7 +217,7 @@ void gmm__huge_region(const struct gmm__merge *merge, const struct gmm__finding 
 	}
 }
 
-/* ---- making whole again ------------------------------------------------------------------------------------------------ */
+/* ---- making whole again ---------------------------------------------------------------------------------------- */
 
 /* Nothing of it is shared, elsewhere, or to stay where it is; and nothing was given back by the guest. */
 static bool is_plain(const struct gmm__slot *slot, uint32_t first)

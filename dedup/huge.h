@@ -1,10 +1,11 @@
 /* Huge pages: which of the guests' transparent huge pages are worth breaking into small ones.
  *
- * A huge page is shared only after it is broken, since sharing replaces single pages. Arming one (write-protecting it) would
- * break it at the first write already, so it stays unarmed and is judged by reading: a round of GMM__HUGE_ROUND passes takes
- * a digest of each of its pages once. A page that had the same digest in two rounds, and is zero or has an equal page in
- * the domain, would be saved (GMM__FLAG_SAVED). Fingerprints of sampled pages lie in the page table and the candidate index
- * as those of small pages do, so pages of huge pages find each other. The decision is a pure function of what was counted.
+ * A huge page is shared only after it is broken, since sharing replaces single pages. Arming one (write-protecting
+ * it) would break it at the first write already, so it stays unarmed and is judged by reading: a round of
+ * GMM__HUGE_ROUND passes takes a digest of each of its pages once. A page that had the same digest in two rounds, and
+ * is zero or has an equal page in the domain, would be saved (GMM__FLAG_SAVED). Fingerprints of sampled pages lie in
+ * the page table and the candidate index as those of small pages do, so pages of huge pages find each other. The
+ * decision is a pure function of what was counted.
  *
  * A huge page that is broken becomes 512 volatile small pages, and from then on goes the way of all pages.
  */
