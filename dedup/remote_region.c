@@ -235,6 +235,36 @@ static bool judge(struct gmm__engine *engine, const struct gmm__region *region)
 	return here && promote(engine, region);
 }
 
+/* Asks for shared pages that broken pages are equal to again, and shares those. */
+static void repair(struct gmm__engine *engine, const struct gmm__merge *merge)
+{
+	static const struct gmm__scan_filter copies = { .need = GMM__IS_PRESENT, .forbid = GMM__IS_FILE | GMM__IS_WPALLOWED };
+	const struct gmm__region *region = merge->region;
+	const struct gmm__slot *slot = region->slot;
+	struct gmm__wire_finding findings[GMM__WIRE_REGION_PAGES];
+	uint8_t is[GMM__REGION_PAGES] = { 0 };
+	uint32_t n = 0;
+
+	if (!gmm__vm_claim(slot->vm, false))
+		return;
+	if (!slot->dead)
+		engine->backend->scan(region->slot, region->first, region->count, &copies, is);
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint8_t byte = gmm__slot_byte(slot, region->first + i);
+		if (!is[i] || (byte & GMM__STATE_MASK) != GMM_PAGE_BROKEN || byte & GMM__FLAGS_REFUSED)
+			continue;
+		struct gmm__digest digest = gmm__digest_whole(engine->backend->bytes(slot, region->first + i),
+							      &merge->catalog->secret);
+		if (digest.kind != GMM__DIGEST_ZERO)
+			findings[n++] = (struct gmm__wire_finding){
+				(uint16_t)i, digest.kind == GMM__DIGEST_FILL ? GMM__FOUND_FILL : GMM__FOUND_OTHER, 0,
+				digest.fingerprint, digest.word };
+	}
+	gmm__vm_release(slot->vm);
+	if (n > 0 && ask_verdicts(engine, region, GMM__WIRE_RESHARE, findings, n))
+		gmm__repair_region(merge);
+}
+
 /* A slot that is still there is up to date at the service when we leave the region. */
 static void commit(struct gmm__remote *remote, const struct gmm__region *region)
 {
@@ -257,6 +287,8 @@ void gmm__remote_region(struct gmm__engine *engine)
 	if (judge(engine, region))
 		gmm__process_merge_runs(engine, &merge);
 	gmm__process_huge(engine, &merge);
+	if (gmm__pace_repairs(engine))
+		repair(engine, &merge);
 	engine->backend->flush(engine->gmm);
 	commit(remote, region);
 }

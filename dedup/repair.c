@@ -16,11 +16,14 @@ struct repair {
  * first: it costs no mapping. */
 static gmm__page_id find_equal(const struct repair *r, uint32_t page)
 {
+	const struct gmm__verdict *verdict = &r->merge->verdict[page - r->merge->region->first];
 	struct gmm__catalog *catalog = r->merge->catalog;
 	const uint8_t *bytes = r->merge->backend->bytes(r->slot, page);
 	gmm__page_id under = r->slot->value[page];
 	gmm__page_id choices[2] = { under, GMM__NIL };
 
+	if (r->merge->gmm->remote) /* the service was asked, and holds the reference */
+		return verdict->kind == GMM__VERDICT_JOIN ? verdict->page : GMM__NIL;
 	gmm__lock_take(&catalog->lock);
 	choices[1] = gmm__shared_find(&catalog->shared, gmm__digest_sample(bytes, &catalog->secret).fingerprint);
 	gmm__lock_give(&catalog->lock);

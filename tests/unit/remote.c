@@ -18,7 +18,7 @@ struct world {
 };
 
 /* Two VMs with PAGES pages of equal content each. */
-static struct world *open_world(void)
+static struct world *open_repairing(enum gmm_repair repair)
 {
 	struct world *w = calloc(1, sizeof *w);
 	struct gmm_options options;
@@ -32,6 +32,7 @@ static struct world *open_world(void)
 	options.pass_interval_ms = 1;
 	options.cpu_percent = 0;
 	options.socket = w->service.path;
+	options.repair = repair;
 	assert_ok(gmm_instance_open(&options, &w->gmm));
 	for (int i = 0; i < 2; i++) {
 		assert_ok(gmm_vm_create(w->gmm, NULL, &w->vm[i]));
@@ -41,6 +42,11 @@ static struct world *open_world(void)
 		page_repeat(w->ram[i], 0);
 	}
 	return w;
+}
+
+static struct world *open_world(void)
+{
+	return open_repairing(GMM_REPAIR_NEVER);
 }
 
 static void check_ram(const struct world *w)
@@ -129,6 +135,26 @@ START_TEST(a_write_is_told)
 	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_BROKEN);
 	ck_assert(page_is(w->ram[1] + 5 * PAGE, SEED + 5));
 	ck_assert_uint_eq(guest_load(w->ram[0] + 5 * PAGE, 0), 77);
+	close_world(w);
+}
+END_TEST
+
+START_TEST(a_written_page_is_shared_again)
+{
+	struct world *w = open_repairing(GMM_REPAIR_PROMISED);
+
+	assert_ok(gmm_engine_start(w->gmm));
+	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	guest_store(w->ram[0] + 5 * PAGE, 0, 77);
+	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_BROKEN);
+	ck_assert_uint_eq(guest_load(w->ram[0] + 5 * PAGE, 0), 77);
+	page_fill(w->ram[0] + 5 * PAGE, SEED + 5);
+	page_fill(w->ram[0] + 6 * PAGE, SEED + 7);
+	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_SHARED);
+	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	ck_assert(page_is(w->ram[0] + 6 * PAGE, SEED + 7));
+	page_fill(w->ram[0] + 6 * PAGE, SEED + 6);
+	check_ram(w);
 	close_world(w);
 }
 END_TEST
@@ -245,6 +271,7 @@ int main(void)
 		equal_pages_are_shared,
 		changes_by_call_are_told,
 		a_write_is_told,
+		a_written_page_is_shared_again,
 		the_service_pauses_and_unshares,
 		no_lie_harms_the_guest,
 		noise_does_not_harm_the_guest,

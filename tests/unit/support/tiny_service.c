@@ -217,6 +217,7 @@ static bool serve(struct tiny_service *s, int client, uint8_t *request)
 	switch (h->type) {
 	case GMM__WIRE_HELLO: welcome(s, (const void *)h, &a); break;
 	case GMM__WIRE_VM_ADD: grant(&a); break;
+	case GMM__WIRE_RESHARE:
 	case GMM__WIRE_OFFER: offer(s, (const void *)h, &a); break;
 	case GMM__WIRE_PROMOTE: promote(s, (const void *)h, &a); break;
 	case GMM__WIRE_COMMIT: commit(s, (const void *)h); return true;
