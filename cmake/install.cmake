@@ -4,6 +4,9 @@ include(CMakePackageConfigHelpers)
 
 install(TARGETS gmm-shared EXPORT gmm-dedupTargets)
 install(TARGETS gmm-static)
+if(TARGET gmm-preload)
+	install(TARGETS gmm-preload LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/gmm-dedup)
+endif()
 install(FILES ${gmm_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gmm)
 
 set(gmm_cmake_dir ${CMAKE_INSTALL_LIBDIR}/cmake/gmm-dedup)

@@ -17,6 +17,7 @@ enum cmd_exit {
 
 /* Each takes its own arguments, with argv[0] "gmm-dedup VERB", and returns an exit code. */
 int cmd_demo(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
 int cmd_estimate(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 

@@ -1,0 +1,96 @@
+#include "tests/preload/support/ram.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+void ram_check(bool condition, const char *text, const char *file, int line)
+{
+	if (condition)
+		return;
+	fprintf(stderr, "%s:%d: not so: %s\n", file, line, text);
+	_Exit(1);
+}
+
+uint8_t *ram_map(size_t bytes)
+{
+	uint8_t *ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(ram != MAP_FAILED);
+	CHECK(madvise(ram, bytes, MADV_NOHUGEPAGE) == 0);
+	return ram;
+}
+
+static uint64_t word_of(size_t page)
+{
+	return 0x9e3779b97f4a7c15u * (page % 128 + 1);
+}
+
+void ram_fill(uint8_t *ram, size_t first_page, size_t pages)
+{
+	for (size_t page = first_page; page < first_page + pages; page++)
+		for (size_t i = 0; i < PAGE / 8; i++)
+			((uint64_t *)(ram + page * PAGE))[i] = word_of(page) + i;
+}
+
+bool ram_is_right(const uint8_t *ram, size_t first_page, size_t pages)
+{
+	for (size_t page = first_page; page < first_page + pages; page++)
+		for (size_t i = 0; i < PAGE / 8; i++)
+			if (((const volatile uint64_t *)(ram + page * PAGE))[i] != word_of(page) + i)
+				return false;
+	return true;
+}
+
+bool ram_is_zero(const uint8_t *ram, size_t first_page, size_t pages)
+{
+	for (size_t i = first_page * PAGE; i < (first_page + pages) * PAGE; i++)
+		if (((const volatile uint8_t *)ram)[i] != 0)
+			return false;
+	return true;
+}
+
+size_t ram_pool_pages(const uint8_t *ram, size_t bytes)
+{
+	uintptr_t start = (uintptr_t)ram, end = start + bytes, from, to;
+	char line[512];
+	size_t pages = 0;
+	FILE *maps = fopen("/proc/self/maps", "re");
+
+	CHECK(maps);
+	while (fgets(line, sizeof line, maps)) {
+		if (sscanf(line, "%lx-%lx", &from, &to) != 2 || !strstr(line, "gmm") || to <= start || from >= end)
+			continue;
+		pages += ((to < end ? to : end) - (from > start ? from : start)) / PAGE;
+	}
+	fclose(maps);
+	return pages;
+}
+
+static void nap(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+}
+
+void ram_wait_shared(const uint8_t *ram, size_t bytes)
+{
+	time_t end = time(NULL) + 60;
+
+	while (ram_pool_pages(ram, bytes) < bytes / PAGE * 3 / 4) {
+		CHECK(time(NULL) < end);
+		nap();
+	}
+}
+
+uint8_t *ram_shared(void)
+{
+	uint8_t *ram = ram_map(RAM_BYTES);
+
+	ram_fill(ram, 0, RAM_PAGES);
+	CHECK(madvise(ram, RAM_BYTES, MADV_MERGEABLE) == 0);
+	ram_wait_shared(ram, RAM_BYTES);
+	CHECK(ram_is_right(ram, 0, RAM_PAGES));
+	return ram;
+}
