@@ -61,6 +61,7 @@ static void init_locks(struct gmm *gmm)
 	gmm__lock_init(&gmm->lock, GMM__RANK_INSTANCE);
 	gmm__lock_init(&gmm->ram_lock, GMM__RANK_RAM);
 	gmm__lock_init(&gmm->freeze_lock, GMM__RANK_FREEZE);
+	gmm__lock_init(&gmm->tidy_lock, GMM__RANK_TIDY);
 }
 
 static void free_instance(struct gmm *gmm)
@@ -73,6 +74,7 @@ static void free_instance(struct gmm *gmm)
 	gmm__lock_destroy(&gmm->lock);
 	gmm__lock_destroy(&gmm->ram_lock);
 	gmm__lock_destroy(&gmm->freeze_lock);
+	gmm__lock_destroy(&gmm->tidy_lock);
 	sys->free(gmm);
 }
 
@@ -446,8 +448,10 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 		stats->vms++;
 	}
 	gmm__accounts_derive(&stats->total);
-	for (const struct gmm__domain *domain = gmm->domains; domain; domain = domain->next)
+	for (const struct gmm__domain *domain = gmm->domains; domain; domain = domain->next) {
 		stats->pool_pages += domain->pool.used_pages;
+		stats->pool_chunks += domain->pool.live_chunks;
+	}
 	if (gmm->remote && gmm->remote->pool_references) /* our part of pages that we share with other processes */
 		stats->pool_pages = stats->total.references * gmm->remote->pool_pages / gmm->remote->pool_references;
 	stats->allocated_pages = stats->total.private_pages + stats->pool_pages;

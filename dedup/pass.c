@@ -3,6 +3,7 @@
  * This is the scan thread's work. It holds no lock that others wait for and no claim: at idle priority the thread may be
  * stopped for long.
  */
+#include "dedup/compact.h"
 #include "dedup/engine.h"
 
 #include <string.h>
@@ -204,4 +205,6 @@ void gmm__engine_pass(struct gmm__engine *engine)
 	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
 		scan_vm(engine, vm);
 	gmm__pace_conclude(engine);
+	if (engine->settled && !engine->gmm->remote && !gmm__engine_must_leave(engine))
+		run(engine, gmm__tidy_engine);
 }

@@ -114,7 +114,15 @@ static struct span span_at(const struct gmm__slot *slot, uint32_t page, uint32_t
 	return span;
 }
 
-/* A mapping of which nothing is shared any more serves nobody. */
+/* A mapping that serves at most one page in 16 is not worth its cost: its broken pages are neither watched nor found as
+ * anybody's twins. What was shared still will be again, as a run of its own. */
+enum { DECAYED_SHARE = 16 };
+
+static bool has_decayed(const struct span *span)
+{
+	return span->broken > 0 && (span->pages - span->broken) * DECAYED_SHARE <= span->pages && !span->refused;
+}
+
 static uint32_t privatise(const struct repair *r, uint32_t page, uint32_t count)
 {
 	uint32_t done = 0;
@@ -134,7 +142,7 @@ static uint32_t repair_span(const struct repair *r, uint32_t page, uint32_t end)
 		if (gmm__slot_state(r->slot, i) == GMM_PAGE_BROKEN && r->is[i - r->merge->region->first] &&
 		    !(r->slot->state[i] & GMM__FLAGS_REFUSED))
 			repaired += repair_page(r, i);
-	if (span.broken && span.broken == span.pages && repaired == 0 && !span.refused)
+	if (repaired == 0 && has_decayed(&span))
 		repaired = privatise(r, page, span.pages);
 	r->slot->vm->stats.repairs += repaired;
 	r->merge->progress->repaired += repaired;

@@ -1,5 +1,5 @@
-/* Repair: broken pages that are equal to a shared page again are shared again; runs that decayed as a whole become plain
- * private memory again, with dirty tracking.
+/* Repair: broken pages that are equal to a shared page again are shared again; mappings that decayed (at most one page
+ * in 16 is shared still) become plain private memory again, with dirty tracking.
  *
  * The kernel cannot say whether a broken page is pinned, so this is done only under the embedder's promise
  * (GMM_REPAIR_PROMISED) and while the process has no pinned memory that the kernel knows of.

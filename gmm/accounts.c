@@ -34,6 +34,7 @@ bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns)
 
 void gmm__snapshot_begin(struct gmm *gmm)
 {
+	gmm__lock_take(&gmm->tidy_lock);
 	gmm__lock_take(&gmm->lock);
 	while (gmm->snapshot)
 		gmm__lock_wait(&gmm->lock, &gmm->changed);
@@ -49,6 +50,7 @@ void gmm__snapshot_end(struct gmm *gmm)
 	gmm->snapshot = false;
 	pthread_cond_broadcast(&gmm->changed);
 	gmm__lock_give(&gmm->lock);
+	gmm__lock_give(&gmm->tidy_lock);
 }
 
 void gmm__accounts_derive(struct gmm_vm_stats *stats)
@@ -118,7 +120,7 @@ static const char *compare_records(const struct recount *recount)
 	const struct gmm__pool *pool = &recount->domain->pool;
 
 	for (uint32_t c = 0; c < pool->n_chunks; c++) {
-		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
+		for (uint32_t i = 0; pool->chunks[c] && i < GMM__CHUNK_PAGES; i++) {
 			const struct gmm__record *r = &pool->chunks[c]->record[i];
 			const struct gmm__record *met = &recount->met[(uint64_t)c * GMM__CHUNK_PAGES + i];
 			if (r->references != met->references)

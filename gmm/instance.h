@@ -37,6 +37,14 @@ struct gmm__domain {
 	uint32_t remote_number;       /* at the sharing service; 0: not known yet. The engine's */
 };
 
+/* Where tidying up goes on; guarded by gmm.tidy_lock. */
+struct gmm__tidy {
+	uint32_t vm;                  /* number of the VM looked at last */
+	uint64_t gfn;                 /* where to go on in it; UINT64_MAX: it is done */
+	uint32_t rounds;              /* over all VMs since something changed */
+	uint64_t mappings;            /* when it did */
+};
+
 struct gmm {
 	struct gmm__mem mem;
 	int64_t process_id;
@@ -53,6 +61,8 @@ struct gmm {
 	struct gmm__lock freeze_lock;
 	struct gmm__lock ram_lock;
 	void *host_ranges;            /* host memory of all RAM slots, a tree of tsearch(3); guarded by ram_lock */
+	struct gmm__lock tidy_lock;   /* moving shared pages, which holds references outside of claims; snapshots have it too */
+	struct gmm__tidy tidy;
 	bool unwitnessed;             /* a fork happened without memory for its witness; guarded by freeze_lock */
 	struct gmm__witness *witnesses; /* of forks whose child may still map pool pages; guarded by freeze_lock */
 	struct gmm *next_open;        /* list of open instances, for fork handlers */
@@ -90,7 +100,7 @@ void gmm__log(struct gmm *gmm, enum gmm_log_level level, const char *format, ...
 /* Waits for gmm.changed until a time of the monotonic clock. With gmm.lock. False: the time has come. */
 bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns);
 
-/* Waits until no VM is claimed and keeps it so: one consistent view of all tables. */
+/* Waits until no VM is claimed and no shared pages are being moved, and keeps it so: one consistent view of all tables. */
 void gmm__snapshot_begin(struct gmm *gmm);
 void gmm__snapshot_end(struct gmm *gmm);
 

@@ -15,6 +15,7 @@
 enum gmm__rank {
 	GMM__RANK_OPEN_INSTANCES = 1, /* dedup/fork.c: the list of open instances */
 	GMM__RANK_RAM = 5,            /* gmm.ram_lock */
+	GMM__RANK_TIDY = 6,           /* gmm.tidy_lock */
 	GMM__RANK_FREEZE = 7,         /* gmm.freeze_lock */
 	GMM__RANK_INSTANCE = 10,      /* gmm.lock */
 	GMM__RANK_VM = 15,            /* paged.lock: one paged VM */
@@ -56,6 +57,17 @@ static inline void gmm__lock_take(struct gmm__lock *lock)
 	gmm__lock_note_take(lock->rank);
 #endif
 	pthread_mutex_lock(&lock->mutex);
+}
+
+/* False when somebody has it. */
+static inline bool gmm__lock_try(struct gmm__lock *lock)
+{
+	if (pthread_mutex_trylock(&lock->mutex) != 0)
+		return false;
+#if GMM_DEBUG
+	gmm__lock_note_take(lock->rank);
+#endif
+	return true;
 }
 
 static inline void gmm__lock_give(struct gmm__lock *lock)

@@ -21,10 +21,14 @@ void gmm__pool_destroy(struct gmm__pool *pool)
 {
 	const struct gmm__sys *sys = pool->mem->sys;
 
-	for (uint32_t i = 0; i < pool->n_chunks; i++) {
-		gmm__chunk_table_give(pool->table, pool->chunks[i]->id, 1);
-		gmm__mem_free(pool->mem, pool->chunks[i], sizeof *pool->chunks[i]);
-	}
+	for (uint32_t i = 0; i < pool->n_chunks; i++)
+		if (pool->chunks[i])
+			gmm__chunk_table_give(pool->table, pool->chunks[i]->id, 1);
+	if (pool->n_chunks)
+		urcu_bp_synchronize_rcu(); /* whoever asks another pool for an old id may look at ours (INV-5) */
+	for (uint32_t i = 0; i < pool->n_chunks; i++)
+		if (pool->chunks[i])
+			gmm__mem_free(pool->mem, pool->chunks[i], sizeof *pool->chunks[i]);
 	gmm__mem_free(pool->mem, pool->chunks, pool->chunks_size * sizeof *pool->chunks);
 	for (uint32_t i = 0; i < pool->n_files; i++) {
 		if (!pool->files[i].bytes)
@@ -82,29 +86,54 @@ static bool chunks_have_room(struct gmm__pool *pool)
 	return true;
 }
 
-/* Appends a chunk of free pages. Returns false, with nothing changed but a spare file, when the host cannot. */
-static bool add_chunk(struct gmm__pool *pool)
+/* The lowest place without a chunk; n_chunks when there is none. */
+static uint32_t vacant_place(const struct gmm__pool *pool)
 {
-	struct gmm__pool_file *file = pool->n_files ? &pool->files[pool->n_files - 1] : NULL;
+	uint32_t place = pool->live_chunks < pool->n_chunks ? 0 : pool->n_chunks;
 
-	if (!chunks_have_room(pool))
+	while (place < pool->n_chunks && pool->chunks[place])
+		place++;
+	return place;
+}
+
+/* The file has room for the place's chunk. */
+static bool place_is_ready(struct gmm__pool *pool, uint32_t place)
+{
+	if (place < pool->n_chunks)
+		return true;
+	if (!chunks_have_room(pool) || (place / GMM__FILE_CHUNKS == pool->n_files && !add_file(pool)))
 		return false;
-	if ((!file || file->chunks == GMM__FILE_CHUNKS) && !(file = add_file(pool)))
+	struct gmm__pool_file *file = &pool->files[pool->n_files - 1];
+	return pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) == 0;
+}
+
+/* Adds a chunk of free pages. Returns false, with nothing changed but a spare file, when the host cannot. */
+static bool add_chunk(struct gmm__pool *pool, uint32_t *ret_place)
+{
+	uint32_t place = vacant_place(pool);
+
+	if (!place_is_ready(pool, place))
 		return false;
 	struct gmm__chunk *chunk = gmm__mem_alloc(pool->mem, sizeof *chunk);
 	if (!chunk)
 		return false;
-	chunk->file = (uint32_t)(file - pool->files);
-	chunk->file_chunk = file->chunks;
+	chunk->file = place / GMM__FILE_CHUNKS;
+	chunk->file_chunk = place % GMM__FILE_CHUNKS;
 	chunk->free = GMM__CHUNK_PAGES;
-	if (pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) != 0 ||
-	    !gmm__chunk_table_take_chunk(pool->table, chunk, &chunk->id)) {
+	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
+		chunk->record[i].generation = pool->generation & 0x3fff;
+	if (!gmm__chunk_table_take_chunk(pool->table, chunk, &chunk->id)) {
 		gmm__mem_free(pool->mem, chunk, sizeof *chunk);
 		return false;
 	}
-	file->chunks++;
-	pool->chunks[pool->n_chunks++] = chunk;
+	if (place == pool->n_chunks) {
+		pool->files[chunk->file].chunks++;
+		pool->n_chunks++;
+	}
+	pool->chunks[place] = chunk;
+	pool->live_chunks++;
 	pool->free_pages += GMM__CHUNK_PAGES;
+	*ret_place = place;
 	return true;
 }
 
@@ -170,7 +199,7 @@ static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_c
 
 	for (uint32_t c = 0; pool->free_pages && c < pool->n_chunks && searched < SEARCH_CHUNKS; c++) {
 		struct gmm__chunk *chunk = pool->chunks[c];
-		if (!chunk->free)
+		if (!chunk || !chunk->free || chunk->draining)
 			continue;
 		searched++;
 		if (best && chunk->free <= best)
@@ -184,9 +213,8 @@ static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_c
 			page += n;
 		}
 	}
-	if (!add_chunk(pool))
+	if (!add_chunk(pool, ret_chunk))
 		return best;
-	*ret_chunk = pool->n_chunks - 1;
 	*ret_page = 0;
 	return want;
 }
@@ -197,11 +225,27 @@ static uint32_t cursor_span(const struct gmm__pool *pool, uint32_t want, uint32_
 
 	if (page == GMM__CHUNK_PAGES)
 		c++, page = 0;
-	if (c >= pool->n_chunks)
+	if (c >= pool->n_chunks || !pool->chunks[c] || pool->chunks[c]->draining)
 		return 0;
 	*ret_chunk = c;
 	*ret_page = page;
 	return free_span(pool->chunks[c], page, want);
+}
+
+/* Gives out free slots with one reference each. */
+static gmm__page_id take_slots(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t n)
+{
+	for (uint32_t i = page; i < page + n; i++) {
+		struct gmm__record *r = &chunk->record[i];
+		*r = (struct gmm__record){ .references = 1, .state = GMM__SLOT_SHARED,
+					   .generation = (r->generation + 1) & 0x3fff };
+	}
+	chunk->free -= n;
+	chunk->used += n;
+	pool->free_pages -= n;
+	pool->used_pages += n;
+	pool->references += n;
+	return gmm__page_make(chunk->id, page);
 }
 
 uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first)
@@ -217,22 +261,50 @@ uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *
 	if (n == 0)
 		n = find_span(pool, want, &c, &page);
 	if (n > 0) {
-		struct gmm__chunk *chunk = pool->chunks[c];
-		for (uint32_t i = page; i < page + n; i++) {
-			struct gmm__record *r = &chunk->record[i];
-			*r = (struct gmm__record){ .references = 1, .state = GMM__SLOT_SHARED,
-						   .generation = (r->generation + 1) & 0x3fff };
-		}
-		chunk->free -= n;
-		pool->free_pages -= n;
-		pool->used_pages += n;
-		pool->references += n;
+		*ret_first = take_slots(pool, pool->chunks[c], page, n);
 		pool->cursor_chunk = c;
 		pool->cursor_page = page + n;
-		*ret_first = gmm__page_make(chunk->id, page);
 	}
 	gmm__lock_give(&pool->lock);
 	return n;
+}
+
+/* The lowest gap of `count` slots that is not where the cursor's pages go on. */
+static bool find_gap(const struct gmm__pool *pool, uint32_t count, uint32_t *ret_chunk, uint32_t *ret_page)
+{
+	uint32_t searched = 0;
+
+	for (uint32_t c = 0; c < pool->n_chunks && searched < SEARCH_CHUNKS; c++) {
+		const struct gmm__chunk *chunk = pool->chunks[c];
+		if (!chunk || chunk->free < count || chunk->draining)
+			continue;
+		searched++;
+		for (uint32_t page = 0; page < GMM__CHUNK_PAGES; page++) {
+			uint32_t n = free_span(chunk, page, count);
+			*ret_chunk = c;
+			*ret_page = page;
+			if (n == count)
+				return true;
+			page += n;
+		}
+	}
+	return false;
+}
+
+bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gmm__page_id *ret_first)
+{
+	uint32_t c = 0, page = 0;
+
+	gmm__lock_take(&pool->lock);
+	bool found = find_gap(pool, count, &c, &page);
+	if (!found && grow && add_chunk(pool, &c)) {
+		found = true;
+		page = 0;
+	}
+	if (found)
+		*ret_first = take_slots(pool, pool->chunks[c], page, count);
+	gmm__lock_give(&pool->lock);
+	return found;
 }
 
 /* ---- pages ------------------------------------------------------------------------------------------------ */
@@ -271,25 +343,6 @@ int gmm__pool_fill(struct gmm__pool *pool, gmm__page_id first, const struct iove
 	return n < 0 ? (int)n : (size_t)n == size ? 0 : -12; /* short: the file system is full, ENOMEM for tmpfs */
 }
 
-uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t count)
-{
-	uint32_t n = 0;
-
-	if (pool->mirror)
-		return count;
-	gmm__lock_take(&pool->lock);
-	for (; n < count; n++) {
-		struct gmm__chunk *chunk = chunk_of(pool, first + n);
-		struct gmm__record *r = chunk ? &chunk->record[gmm__page_index(first + n)] : NULL;
-		if (!r || r->state != GMM__SLOT_SHARED || r->references >= GMM__REFERENCES_MAX - 1)
-			break;
-		r->references++;
-	}
-	pool->references += n;
-	gmm__lock_give(&pool->lock);
-	return n;
-}
-
 /* The record of a page that may be gone with its chunk; NULL unless it is one of this pool. With the lock, so that the
  * pool's own chunks stay; others are only looked at, inside an RCU section. */
 static struct gmm__record *own_record(const struct gmm__pool *pool, gmm__page_id page)
@@ -300,6 +353,26 @@ static struct gmm__record *own_record(const struct gmm__pool *pool, gmm__page_id
 	uint64_t place = (uint64_t)chunk->file * GMM__FILE_CHUNKS + chunk->file_chunk;
 	return place < pool->n_chunks && pool->chunks[place] == chunk ?
 	       &pool->chunks[place]->record[gmm__page_index(page)] : NULL;
+}
+
+uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t count)
+{
+	uint32_t n = 0;
+
+	if (pool->mirror)
+		return count;
+	gmm__lock_take(&pool->lock);
+	urcu_bp_read_lock(); /* whoever the id belongs to now */
+	for (; n < count; n++) {
+		struct gmm__record *r = own_record(pool, first + n);
+		if (!r || r->state != GMM__SLOT_SHARED || r->references >= GMM__REFERENCES_MAX - 1)
+			break;
+		r->references++;
+	}
+	urcu_bp_read_unlock();
+	pool->references += n;
+	gmm__lock_give(&pool->lock);
+	return n;
 }
 
 bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t generation)
@@ -355,6 +428,7 @@ static bool drop_one(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t 
 	if (--r->references > 0)
 		return false;
 	r->state = GMM__SLOT_PUNCHING;
+	chunk->used--;
 	pool->used_pages--;
 	return true;
 }
@@ -457,6 +531,8 @@ void gmm__pool_release(struct gmm__pool *pool)
 	for (uint32_t c = 0; pool->deferred_pages && c < pool->n_chunks; c++) {
 		struct gmm__chunk *chunk = pool->chunks[c];
 		uint64_t bits[GMM__CHUNK_PAGES / 64];
+		if (!chunk)
+			continue;
 		memcpy(bits, chunk->deferred, sizeof bits);
 		memset(chunk->deferred, 0, sizeof chunk->deferred);
 		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
@@ -490,9 +566,11 @@ struct gmm__record gmm__pool_record(struct gmm__pool *pool, gmm__page_id page)
 	struct gmm__record r = { 0 };
 
 	gmm__lock_take(&pool->lock);
-	struct gmm__chunk *chunk = chunk_of(pool, page);
-	if (chunk)
-		r = chunk->record[gmm__page_index(page)];
+	urcu_bp_read_lock();
+	const struct gmm__record *own = own_record(pool, page);
+	if (own)
+		r = *own;
+	urcu_bp_read_unlock();
 	gmm__lock_give(&pool->lock);
 	return r;
 }
@@ -507,11 +585,13 @@ const char *gmm__pool_validate(struct gmm__pool *pool)
 	gmm__lock_take(&pool->lock);
 	for (uint32_t c = 0; c < pool->n_chunks; c++) {
 		const struct gmm__chunk *chunk = pool->chunks[c];
-		uint32_t chunk_free = 0;
+		uint32_t chunk_free = 0, chunk_used = 0;
+		if (!chunk)
+			continue;
 		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
 			const struct gmm__record *r = &chunk->record[i];
 			chunk_free += r->state == GMM__SLOT_FREE;
-			used += r->state == GMM__SLOT_SHARED;
+			chunk_used += r->state == GMM__SLOT_SHARED;
 			references += r->references;
 			if ((r->state == GMM__SLOT_SHARED) != (r->references > 0))
 				broken = "INV-2: a slot has references but is not shared, or the other way round";
@@ -519,7 +599,8 @@ const char *gmm__pool_validate(struct gmm__pool *pool)
 				broken = "INV-2: a free slot has covers";
 		}
 		free_pages += chunk_free;
-		if (chunk_free != chunk->free)
+		used += chunk_used;
+		if (chunk_free != chunk->free || chunk_used != chunk->used)
 			broken = "INV-4: a chunk's free count is wrong";
 	}
 	if (free_pages != pool->free_pages || used != pool->used_pages || references != pool->references)

@@ -36,12 +36,14 @@ _Static_assert(sizeof(struct gmm__record) == 8, "8 bytes a page");
 enum { GMM__BROKEN_MAX = 0xffff };
 #define GMM__REFERENCES_MAX UINT32_MAX
 
-/* Invariant: free = number of records in state FREE. */
+/* Invariant: free, used = number of records in state FREE, SHARED. */
 struct gmm__chunk {
 	gmm__chunk_id id;
 	uint32_t file;        /* index of its file in the pool */
 	uint32_t file_chunk;  /* its place in that file */
 	uint32_t free;
+	uint32_t used;
+	bool draining;        /* its pages are to leave: nothing is given out of it */
 	uint64_t deferred[GMM__CHUNK_PAGES / 64]; /* pages to be punched when no fork can map them any more */
 	struct gmm__record record[GMM__CHUNK_PAGES];
 };
@@ -64,8 +66,9 @@ struct gmm__pool {
 	gmm__pool_gone_fn *gone;
 	void *gone_arg;
 	struct gmm__lock lock;      /* guards everything below and the records */
-	struct gmm__chunk **chunks; /* in the order of files and their places: lowest first */
-	uint32_t n_chunks;
+	struct gmm__chunk **chunks; /* by place, file * GMM__FILE_CHUNKS + file_chunk; NULL: given back */
+	uint32_t n_chunks;          /* places */
+	uint32_t live_chunks;       /* of them, not given back */
 	uint32_t chunks_size;       /* allocated length of chunks */
 	struct gmm__pool_file *files;
 	uint32_t n_files;
@@ -77,6 +80,7 @@ struct gmm__pool {
 	uint64_t punch_failures;
 	uint64_t deferred_pages;
 	bool defer;                 /* a fork of this process may map pages */
+	uint16_t generation;        /* of slots in new chunks: no id and generation comes twice */
 	bool mirror;                /* another process owns records and files: the functions named mirror */
 };
 
@@ -100,6 +104,10 @@ void gmm__pool_destroy(struct gmm__pool *pool);
  * order stays in order; then the lowest chunk with a gap that fits. Returns how many, from *ret_first on; 0
  * when the host is out of memory, ids or disk. */
 uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first);
+
+/* Gives out exactly `count` consecutive slots, at most a chunk of them, in the lowest gap that holds them, or none; the
+ * place where gmm__pool_reserve goes on does not change. grow: a new chunk may be made for them. */
+bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gmm__page_id *ret_first);
 
 /* Writes whole pages into slots from `first` on that the caller reserved and nobody else has seen. */
 int gmm__pool_fill(struct gmm__pool *pool, gmm__page_id first, const struct iovec *parts, int n_parts);
@@ -125,6 +133,16 @@ void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, 
 void gmm__pool_defer(struct gmm__pool *pool);
 /* No fork maps pages any more: deferred pages are punched. */
 void gmm__pool_release(struct gmm__pool *pool);
+
+/* Chooses the chunks with the fewest pages in use, as long as those fit into the gaps of the others and are at most
+ * max_pages: nothing is given out of them until gmm__pool_drain_end. Returns how many there are in ret_chunk. */
+uint32_t gmm__pool_drain(struct gmm__pool *pool, uint32_t max_pages, uint32_t max_chunks, gmm__chunk_id *ret_chunk);
+/* Chunks being drained of which nothing is in use stay closed: covers are all that keeps them. */
+void gmm__pool_drain_end(struct gmm__pool *pool);
+
+/* Gives back chunks of which every page is free: to the file system, the chunk table and our own memory. One other than
+ * drained ones is kept, so that a pool at a boundary does not come and go. Returns how many. Not inside an RCU section. */
+uint32_t gmm__pool_trim(struct gmm__pool *pool);
 
 /* The bytes of a page the caller has a reference to. */
 const uint8_t *gmm__pool_bytes(const struct gmm__pool *pool, gmm__page_id page);

@@ -210,6 +210,12 @@ int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms);
  * options say: "settle within 60 s using at most half a core" is gmm_engine_settle(gmm, 60000, 50). */
 int gmm_engine_settle(struct gmm *gmm, int64_t timeout_ms, uint32_t cpu_percent);
 
+/* Tidies up the pools: guests' neighbouring pages that were shared at different times become one run where that saves
+ * mappings, and pages of sparse chunks move together, so that emptied chunks can be given back. Guests may run; an access
+ * waits no longer than the bound. The engine does the same bit by bit when there is little to share. *ret_chunks (may be
+ * NULL): chunks given back. _NO_MEMORY and nothing was done, or GMM_OK. */
+int gmm_instance_compact(struct gmm *gmm, uint64_t *ret_chunks);
+
 /* ---- statistics ----------------------------------------------------------------------------------------- */
 
 /* Every page of a VM's RAM is in exactly one state; the text says why it is not shared. */
@@ -246,6 +252,7 @@ struct gmm_vm_stats {
 	uint64_t runs;                          /* runs: consecutive gfns that use consecutive shared pages */
 	uint64_t cow_breaks;                    /* shared pages found written, since the VM was created */
 	uint64_t repairs;                       /* broken pages that were shared again, or made plain private memory again */
+	uint64_t rehomes;                       /* pages moved to another shared page with the same bytes */
 	uint64_t zero_breaks;                   /* zero pages found written */
 	uint64_t merges;                        /* pages made shared or zero, since the VM was created */
 	uint64_t raced;                         /* merges given up because the bytes differed */
@@ -265,6 +272,7 @@ struct gmm_stats {
 	struct gmm_vm_stats total;              /* the sum over VMs */
 	uint64_t allocated_pages;               /* private pages of all VMs + pool_pages */
 	uint64_t pool_pages;                    /* shared pages in use */
+	uint64_t pool_chunks;                   /* chunks of 2 MiB that hold them; what is not in use has no memory */
 	uint64_t saved_pages;                   /* references - pool_pages */
 	uint64_t metadata_bytes;                /* our own tables now */
 	uint64_t metadata_peak_bytes;           /* and at their largest */

@@ -293,6 +293,9 @@ static void *control_main(void *arg)
 		case 4:
 			pin_some(&random, vm);
 			break;
+		case 5:
+			must_be(gmm_instance_compact(gmm, NULL), GMM_OK, "compact");
+			break;
 		default:
 			look(&random, vm);
 			break;
@@ -425,11 +428,13 @@ static void report(const struct gmm_stats *stats, uint64_t lost, size_t wrong)
 	       stats->total.refused_pinned);
 	printf("unshares %lu, discards %lu, pins %lu, slots %lu, short VMs %lu\n", unshares, discards, pins,
 	       slots, short_vms);
-	printf("passes %lu, pauses %lu, validations %lu\n", stats->passes, pauses, validations);
+	printf("passes %lu, pauses %lu, validations %lu, moved %lu\n", stats->passes, pauses, validations,
+	       stats->total.rehomes);
 	printf("lost %lu, wrong pages %zu, failed calls %lu\n", lost, wrong, failures);
 	/* A run in which nothing happened shows nothing. */
 	must(writes > 1000 && stats->total.merges > PAGES, "pages were written and shared");
 	must(stats->total.cow_breaks > 100, "shared pages were written");
+	must(stats->total.rehomes > 0, "shared pages were moved");
 	must(unshares && discards && slots && short_vms && pins && validations, "all controls were used");
 }
 

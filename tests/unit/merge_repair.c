@@ -68,6 +68,78 @@ START_TEST(decayed_run)
 }
 END_TEST
 
+/* Two of 32 pages, and then one, are shared still. */
+START_TEST(nearly_decayed_run)
+{
+	open_twins(33);
+	fake_fill(a, 32, 1000);
+	fake_fill(b, 32, 2000);
+	world->gmm->options.repair = GMM_REPAIR_PROMISED;
+	fake_passes(4);
+	for (uint32_t i = 0; i < 29; i++)
+		fake_fill(b, i, 100 + i);
+	fake_passes(18);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_BROKEN), 29);
+	fake_fill(b, 30, 130);
+	fake_passes(18);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_BROKEN), 0);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_SHARED), 2); /* again */
+	ck_assert_uint_eq(b->vm->stats.mappings, 4);
+	fake_close();
+}
+END_TEST
+
+/* c has a run of 16 pages that waits for a mapping, b many of one page each. */
+static void open_crowded(enum gmm_repair repair)
+{
+	open_twins(64);
+	fake_passes(4);
+	c = fake_guest_new(NULL, 64);
+	for (uint32_t i = 0; i < 32; i += 2)
+		fake_fill(c, i, 1 + i);
+	fake_passes(4);
+	ck_assert_uint_eq(fake_count(c, GMM_PAGE_SHARED), 16);
+	world->gmm->max_mappings = world->gmm->mappings;
+	fake_fill_range(c, 40, 16, 41);
+	fake_passes(3);
+	ck_assert_uint_eq(fake_count(c, GMM_PAGE_BUDGET), 16);
+	world->gmm->options.repair = repair;
+}
+
+START_TEST(short_runs_make_room_for_long_ones)
+{
+	open_crowded(GMM_REPAIR_PROMISED);
+	fake_passes(12);
+	for (uint32_t i = 40; i < 56; i++)
+		assert_state(c, i, GMM_PAGE_SHARED);
+	ck_assert_uint_eq(fake_count(c, GMM_PAGE_SHARED), 31);
+	ck_assert_uint_le(world->gmm->mappings, world->gmm->max_mappings);
+	uint64_t merges = c->vm->stats.merges;
+	fake_passes(40);
+	ck_assert_uint_le(c->vm->stats.merges, merges + 1); /* and it stays so */
+	fake_close();
+}
+END_TEST
+
+START_TEST(nothing_makes_room_without_the_promise)
+{
+	open_crowded(GMM_REPAIR_NEVER);
+	fake_passes(12);
+	ck_assert_uint_eq(fake_count(c, GMM_PAGE_BUDGET), 16);
+	fake_close();
+}
+END_TEST
+
+START_TEST(over_the_budget)
+{
+	open_crowded(GMM_REPAIR_PROMISED);
+	world->gmm->max_mappings -= 10;
+	fake_passes(20);
+	ck_assert_uint_le(world->gmm->mappings, world->gmm->max_mappings);
+	fake_close();
+}
+END_TEST
+
 static void assert_no_repair(void)
 {
 	fake_fill(b, 3, 77);
@@ -220,7 +292,9 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		equal_to_the_page_below_again, equal_to_another_shared_page, decayed_run, not_without_the_promise,
+		equal_to_the_page_below_again, equal_to_another_shared_page, decayed_run, nearly_decayed_run,
+		short_runs_make_room_for_long_ones, nothing_makes_room_without_the_promise, over_the_budget,
+		not_without_the_promise,
 		not_while_memory_is_pinned, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,
 		show_pool_fails, remap_fails, remap_within_the_budget, pinned_pages_stay,
 	};

@@ -574,6 +574,90 @@ START_TEST(deferred_and_covered)
 }
 END_TEST
 
+/* ---- chunks that come and go ----------------------------------------------------------------------------- */
+
+START_TEST(empty_chunks_go_but_one)
+{
+	setup();
+	gmm__page_id first = take_filled(GMM__CHUNK_PAGES, 1), second = take_filled(GMM__CHUNK_PAGES, 2);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 0);
+	gmm__pool_drop(&pool, first, GMM__CHUNK_PAGES, GMM__DROP_REFERENCE);
+	gmm__pool_drop(&pool, second, GMM__CHUNK_PAGES - 1, GMM__DROP_REFERENCE);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 0); /* one empty chunk is kept, the other has a page */
+	gmm__pool_drop(&pool, second + GMM__CHUNK_PAGES - 1, 1, GMM__DROP_REFERENCE);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 1);
+	ck_assert_uint_eq(pool.live_chunks, 1);
+	ck_assert_uint_eq(gmm__pool_ref(&pool, second, 1), 0);
+	take_filled(GMM__CHUNK_PAGES, 3);
+	take_filled(GMM__CHUNK_PAGES, 4); /* in the place that was given back */
+	ck_assert_uint_eq(pool.n_chunks, 2);
+	teardown();
+}
+END_TEST
+
+/* INV-2. */
+START_TEST(a_covered_or_deferred_chunk_stays)
+{
+	setup();
+	gmm__page_id first = take_filled(GMM__CHUNK_PAGES, 1), second = take_filled(GMM__CHUNK_PAGES, 2);
+	gmm__pool_drop(&pool, first, GMM__CHUNK_PAGES, GMM__DROP_REFERENCE);
+	gmm__pool_drop(&pool, second, 1, GMM__DROP_BROKEN);
+	gmm__pool_drop(&pool, second + 1, GMM__CHUNK_PAGES - 1, GMM__DROP_REFERENCE);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 0);
+	gmm__pool_drop(&pool, second, 1, GMM__DROP_COVER);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 1);
+	second = take_filled(GMM__CHUNK_PAGES, 5);
+	gmm__pool_defer(&pool);
+	gmm__pool_drop(&pool, second, GMM__CHUNK_PAGES, GMM__DROP_REFERENCE);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 0);
+	gmm__pool_release(&pool);
+	teardown();
+}
+END_TEST
+
+/* An id that outlived its chunk belongs to another pool now (INV-6). */
+START_TEST(an_old_id_gives_no_reference_elsewhere)
+{
+	struct gmm__pool other;
+	gmm__page_id theirs;
+
+	setup();
+	gmm__pool_init(&other, &mem, &table, NULL, NULL);
+	gmm__page_id first = take_filled(GMM__CHUNK_PAGES, 1), old = take_filled(GMM__CHUNK_PAGES, 2);
+	gmm__pool_drop(&pool, first, GMM__CHUNK_PAGES, GMM__DROP_REFERENCE);
+	gmm__pool_drop(&pool, old, GMM__CHUNK_PAGES, GMM__DROP_REFERENCE);
+	ck_assert_uint_eq(gmm__pool_trim(&pool), 1);
+	ck_assert_uint_eq(gmm__pool_reserve(&other, 4, &theirs), 4);
+	ck_assert_uint_eq(theirs, old);
+	ck_assert_uint_eq(gmm__pool_ref(&pool, old, 4), 0);
+	ck_assert_uint_eq(gmm__pool_record(&pool, old).references, 0);
+	gmm__pool_drop(&other, theirs, 4, GMM__DROP_UNFILLED);
+	gmm__pool_destroy(&other);
+	teardown();
+}
+END_TEST
+
+START_TEST(nothing_is_given_out_of_a_draining_chunk)
+{
+	gmm__chunk_id chunk[4];
+	gmm__page_id row;
+
+	setup();
+	gmm__page_id first = take_filled(GMM__CHUNK_PAGES, 1), second = take_filled(GMM__CHUNK_PAGES, 2);
+	gmm__pool_drop(&pool, first + 8, 100, GMM__DROP_REFERENCE);
+	gmm__pool_drop(&pool, second + 8, GMM__CHUNK_PAGES - 8, GMM__DROP_REFERENCE);
+	ck_assert_uint_eq(gmm__pool_drain(&pool, 1024, 4, chunk), 1);
+	ck_assert_uint_eq(chunk[0], gmm__page_chunk(second));
+	ck_assert(!gmm__pool_reserve_row(&pool, 200, false, &row));
+	ck_assert(gmm__pool_reserve_row(&pool, 90, false, &row));
+	ck_assert_uint_eq(row, first + 8);
+	gmm__pool_drain_end(&pool); /* it was not emptied */
+	ck_assert(gmm__pool_reserve_row(&pool, 200, false, &row));
+	ck_assert_uint_eq(row, second + 8);
+	teardown();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -583,7 +667,9 @@ int main(void)
 		broken_covers_saturate, punch_refused, drop_of_some_in_a_row, drop_across_chunks,
 		in_order_of_the_calls, lowest_chunk_with_a_gap_that_fits, more_than_a_chunk_is_cut,
 		gaps_when_nothing_can_grow, reserve_that_the_host_refuses, short_write, where_pages_lie,
-		each_page_has_its_bytes, deferred_until_release, deferred_and_covered,
+		each_page_has_its_bytes, deferred_until_release, deferred_and_covered, empty_chunks_go_but_one,
+		a_covered_or_deferred_chunk_stays, an_old_id_gives_no_reference_elsewhere,
+		nothing_is_given_out_of_a_draining_chunk,
 	};
 
 	return unit_main("pool", tests, sizeof tests / sizeof *tests);

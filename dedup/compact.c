@@ -1,0 +1,280 @@
+/* Joining neighbours and compaction; see compact.h. */
+#include "dedup/compact.h"
+
+#include <string.h>
+
+#include "dedup/engine.h"
+#include "dedup/fork.h"
+#include "dedup/shed.h"
+#include "dedup/visit.h"
+
+/* Neighbours are looked for in so many pages in an idle pass. A row to be compacted is cut into parts of so many pages,
+ * which fit into gaps; parts that come to lie side by side are one run as before. */
+enum { JOIN_PAGES = 65536, DRAIN_CHUNKS = 4, DRAIN_ROW = 32 };
+
+static struct gmm__rehome rehome_in(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits,
+				    const struct gmm_vm *vm)
+{
+	return (struct gmm__rehome){ .gmm = gmm, .backend = backend, .waits = waits, .domain = vm->domain,
+				     .catalog = vm->domain->catalog };
+}
+
+/* ---- joining neighbours ---------------------------------------------------------------------------------------- */
+
+/* Shared pages in a row. Fill pages are not moved: their extents are as long as they should be. */
+static uint32_t shared_span(const struct gmm__slot *slot, uint32_t page)
+{
+	uint32_t n = 0;
+
+	while (page + n < slot->pages && gmm__slot_state(slot, page + n) == GMM_PAGE_SHARED)
+		n++;
+	return n;
+}
+
+static gmm__page_id value_at(const struct gmm__slot *slot, uint32_t page)
+{
+	return __atomic_load_n(&slot->value[page], __ATOMIC_RELAXED);
+}
+
+static uint32_t run_at(const struct gmm__slot *slot, uint32_t page, uint32_t end)
+{
+	uint32_t n = 1;
+
+	while (page + n < end && gmm__page_follows(value_at(slot, page + n - 1), value_at(slot, page + n)))
+		n++;
+	return n;
+}
+
+/* Groups the runs of a span of shared pages, as many as fit into a chunk each. */
+static void group_runs(struct gmm__moves *moves, const struct gmm__slot *slot, uint32_t page, uint32_t end)
+{
+	uint32_t in_group = GMM__CHUNK_PAGES, n;
+
+	for (; page < end; page += n) {
+		n = run_at(slot, page, end);
+		if (in_group + n > GMM__CHUNK_PAGES)
+			in_group = 0;
+		in_group = gmm__moves_add(moves, value_at(slot, page), n, in_group == 0) ? in_group + n : GMM__CHUNK_PAGES;
+	}
+}
+
+/* Collects neighbours from the page on until the set is half full or `limit` pages have been looked at. Returns the page
+ * to go on with. The page table is read as a hint: whoever carries out the moves looks again. */
+static uint32_t collect(struct gmm__moves *moves, const struct gmm__slot *slot, uint32_t page, uint32_t limit)
+{
+	uint32_t start = page;
+
+	while (page < slot->pages && page - start < limit && moves->pages < GMM__MOVES / 2) {
+		uint32_t n = shared_span(slot, page);
+		if (n > 1 && run_at(slot, page, page + n) < n)
+			group_runs(moves, slot, page, page + n);
+		page += n + 1;
+	}
+	return page;
+}
+
+/* One set of moves in the VM, from gfn *from on. Returns how many pages moved; *from is where to go on, UINT64_MAX at
+ * the VM's end. */
+static uint64_t join(struct gmm__moves *moves, const struct gmm__rehome *rehome, struct gmm_vm *vm, uint64_t *from)
+{
+	uint32_t looked_at = 0;
+	uint64_t moved = 0;
+	struct gmm__slot *slot;
+
+	memset(moves, 0, sizeof *moves);
+	while (looked_at < JOIN_PAGES && moves->pages < GMM__MOVES / 2) {
+		slot = gmm__visit_slot(vm, *from);
+		if (!slot) {
+			*from = UINT64_MAX;
+			break;
+		}
+		uint32_t first = *from > slot->gfn ? (uint32_t)(*from - slot->gfn) : 0;
+		uint32_t stop = collect(moves, slot, first, JOIN_PAGES - looked_at);
+		looked_at += stop - first;
+		*from = slot->gfn + (stop < slot->pages ? stop : slot->pages);
+	}
+	if (moves->groups == 0)
+		return 0;
+	gmm__moves_weigh(moves, rehome);
+	if (gmm__moves_copy(moves, rehome, 1, true) > 0)
+		moved = gmm__moves_carry_out(moves, rehome);
+	gmm__moves_end(moves, rehome);
+	return moved;
+}
+
+/* ---- compaction ------------------------------------------------------------------------------------------------- */
+
+/* Adds the pages in use of a chunk. */
+static void add_chunk(struct gmm__moves *moves, struct gmm__pool *pool, gmm__chunk_id chunk)
+{
+	for (uint32_t i = 0; i < GMM__CHUNK_PAGES;) {
+		gmm__page_id first = gmm__page_make(chunk, i);
+		uint32_t left = GMM__CHUNK_PAGES - i, n = gmm__pool_ref(pool, first, left < DRAIN_ROW ? left : DRAIN_ROW);
+		if (n > 0) {
+			gmm__moves_add(moves, first, n, true);
+			gmm__pool_drop(pool, first, n, GMM__DROP_REFERENCE);
+		}
+		i += n > 0 ? n : 1;
+	}
+}
+
+/* One set of moves out of the sparsest chunks. Returns how many pages moved. */
+static uint64_t drain(struct gmm__moves *moves, const struct gmm__rehome *rehome)
+{
+	struct gmm__pool *pool = rehome->catalog->pool;
+	gmm__chunk_id chunk[DRAIN_CHUNKS];
+	uint32_t n = gmm__pool_drain(pool, GMM__MOVES, DRAIN_CHUNKS, chunk);
+	uint64_t moved = 0;
+
+	memset(moves, 0, sizeof *moves);
+	for (uint32_t i = 0; i < n; i++)
+		add_chunk(moves, pool, chunk[i]);
+	if (n > 0 && gmm__moves_copy(moves, rehome, 0, false) > 0)
+		moved = gmm__moves_carry_out(moves, rehome);
+	gmm__moves_end(moves, rehome);
+	return moved;
+}
+
+static bool is_sparse(struct gmm__pool *pool)
+{
+	gmm__lock_take(&pool->lock);
+	uint64_t pages = (uint64_t)pool->live_chunks * GMM__CHUNK_PAGES;
+	bool sparse = pool->live_chunks > 1 && pool->used_pages * 4 <= pages * 3;
+	gmm__lock_give(&pool->lock);
+	return sparse;
+}
+
+static uint32_t give_back(struct gmm__pool *pool)
+{
+	uint32_t chunks = gmm__pool_trim(pool);
+
+	gmm__pool_drain_end(pool);
+	return chunks;
+}
+
+/* ---- who is next -------------------------------------------------------------------------------------------------- */
+
+/* Goes on with the VM where the last pass stopped, or with the next one. */
+static struct gmm_vm *next_vm(struct gmm *gmm)
+{
+	struct gmm__tidy *tidy = &gmm->tidy;
+	struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, tidy->gfn == UINT64_MAX ? tidy->vm : tidy->vm - (tidy->vm > 0));
+
+	if (!vm) {
+		tidy->vm = 0;
+		tidy->gfn = 0;
+		tidy->rounds++;
+		vm = gmm__visit_begin(gmm, NULL, 0);
+	}
+	if (vm && vm->number != tidy->vm) {
+		tidy->vm = vm->number;
+		tidy->gfn = 0;
+	}
+	return vm;
+}
+
+/* A round over all guests that found nothing need not be repeated while no mapping came or went. */
+static bool nothing_new(struct gmm *gmm, bool moved)
+{
+	struct gmm__tidy *tidy = &gmm->tidy;
+	uint64_t mappings = gmm->mappings;
+
+	if (moved || mappings != tidy->mappings) {
+		tidy->mappings = mappings;
+		tidy->rounds = 0;
+	}
+	return tidy->rounds > 1;
+}
+
+void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits)
+{
+	struct gmm__moves *moves = gmm__mem_alloc(&gmm->mem, sizeof *moves);
+
+	if (!moves)
+		return;
+	if (gmm__lock_try(&gmm->tidy_lock)) {
+		struct gmm_vm *vm = next_vm(gmm);
+		if (vm) {
+			struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
+			bool moved = nothing_new(gmm, false) ? false : join(moves, &rehome, vm, &gmm->tidy.gfn) > 0;
+			if (is_sparse(rehome.catalog->pool))
+				moved |= drain(moves, &rehome) > 0;
+			give_back(rehome.catalog->pool);
+			nothing_new(gmm, moved);
+			gmm__visit_end(vm);
+		}
+		gmm__lock_give(&gmm->tidy_lock);
+	}
+	gmm__mem_free(&gmm->mem, moves, sizeof *moves);
+}
+
+void gmm__tidy_engine(struct gmm__engine *engine)
+{
+	struct gmm__shed shed = gmm__shed_shortest(engine->gmm, engine->backend);
+
+	gmm__tidy_idle(engine->gmm, engine->backend, &engine->waits);
+	if (shed.mappings == 0)
+		return;
+	engine->retry_budget = true; /* there is room for the runs that wait */
+	if (engine->min_run < shed.min_run)
+		engine->min_run = shed.min_run;
+}
+
+/* Until nothing moves any more; a set moves at least a page, and empties most chunks it takes from. The lock is given
+ * away between two sets, so that nobody waits long for a snapshot. */
+static uint64_t tidy_domain(struct gmm__moves *moves, const struct gmm__rehome *rehome)
+{
+	struct gmm__pool *pool = rehome->catalog->pool;
+	uint64_t chunks = give_back(pool), limit = pool->live_chunks;
+
+	for (uint64_t i = 0, moved = 1; i < limit && moved > 0; i++) {
+		gmm__lock_take(&rehome->gmm->tidy_lock);
+		moved = drain(moves, rehome);
+		gmm__lock_give(&rehome->gmm->tidy_lock);
+		chunks += give_back(pool);
+	}
+	return chunks;
+}
+
+int64_t gmm__tidy_all(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits)
+{
+	struct gmm__moves *moves = gmm__mem_alloc(&gmm->mem, sizeof *moves);
+	uint64_t chunks = 0;
+
+	if (!moves)
+		return -1;
+	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
+		struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
+		for (uint64_t from = 0; from != UINT64_MAX && !vm->dead;) {
+			gmm__lock_take(&gmm->tidy_lock);
+			join(moves, &rehome, vm, &from);
+			gmm__lock_give(&gmm->tidy_lock);
+		}
+		chunks += tidy_domain(moves, &rehome); /* the first VM of a domain leaves little to the others */
+		next = gmm__visit_begin(gmm, NULL, vm->number);
+		gmm__visit_end(vm);
+	}
+	gmm__mem_free(&gmm->mem, moves, sizeof *moves);
+	return (int64_t)chunks;
+}
+
+int gmm_instance_compact(struct gmm *gmm, uint64_t *ret_chunks)
+{
+	if (!gmm)
+		return GMM_ERR_INVALID_PARAMETER;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	struct gmm__waits waits = { .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
+	int64_t chunks = gmm__tidy_all(gmm, gmm__backend_mapped(), &waits);
+	if (chunks < 0)
+		return GMM_ERR_NO_MEMORY;
+	gmm__lock_take(&gmm->lock);
+	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
+		gmm->ended.freezes[i] += waits.freezes[i];
+	if (waits.longest_ns > gmm->ended.longest_freeze_ns)
+		gmm->ended.longest_freeze_ns = waits.longest_ns;
+	gmm__lock_give(&gmm->lock);
+	if (ret_chunks)
+		*ret_chunks = (uint64_t)chunks;
+	return GMM_OK;
+}

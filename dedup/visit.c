@@ -1,0 +1,42 @@
+/* Visits to VMs; see visit.h. */
+#include "dedup/visit.h"
+
+#include <urcu/urcu-bp.h>
+
+struct gmm_vm *gmm__visit_begin(struct gmm *gmm, const struct gmm__domain *domain, uint32_t after)
+{
+	struct gmm_vm *found = NULL;
+
+	gmm__lock_take(&gmm->lock);
+	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next)
+		if (vm->number > after && !vm->dead && (!domain || vm->domain == domain) &&
+		    (!found || vm->number < found->number))
+			found = vm;
+	if (found)
+		found->visits++;
+	gmm__lock_give(&gmm->lock);
+	return found;
+}
+
+void gmm__visit_end(struct gmm_vm *vm)
+{
+	struct gmm *gmm = vm->gmm;
+
+	gmm__lock_take(&gmm->lock);
+	vm->visits--;
+	pthread_cond_broadcast(&gmm->changed);
+	gmm__lock_give(&gmm->lock);
+}
+
+struct gmm__slot *gmm__visit_slot(struct gmm_vm *vm, uint64_t from)
+{
+	struct gmm__slot *found = NULL;
+
+	urcu_bp_read_lock();
+	const struct gmm__slots *slots = rcu_dereference(vm->slots);
+	for (uint32_t i = 0; !found && i < slots->n; i++)
+		if (slots->slot[i]->gfn + slots->slot[i]->pages > from && !slots->slot[i]->dead)
+			found = slots->slot[i];
+	urcu_bp_read_unlock();
+	return found;
+}
