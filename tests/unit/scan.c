@@ -139,6 +139,33 @@ START_TEST(swapped_and_huge_pages_are_left_alone)
 }
 END_TEST
 
+/* Each in its phase, if it is there still and in a huge page. */
+START_TEST(huge_pages_are_sampled_in_turn)
+{
+	struct gmm__scan_options sampling = { .no_window = true };
+
+	open_guest();
+	for (uint32_t i = 0; i < 3; i++) {
+		fake_fill(guest, i, 1);
+		guest->page[i].huge = i < 2;
+		guest->page[i].armed = i == 2;
+		gmm__slot_set(guest->slot, i, GMM_PAGE_HUGE, 0);
+	}
+	ck_assert_int_eq(scan(&sampling), 0);
+	for (sampling.huge_phase = 1; sampling.huge_phase <= 2; sampling.huge_phase++) {
+		ck_assert_int_eq(scan(&sampling), 1);
+		for (uint32_t i = 0; i < 3; i++)
+			ck_assert_int_eq(finding[i].found,
+					 i == sampling.huge_phase - 1 ? GMM__FOUND_SAMPLE : GMM__FOUND_NOTHING);
+	}
+	ck_assert_int_eq(scan(&sampling), 0); /* the turn of the third page, which is small */
+	guest->page[2].armed = false;
+	ck_assert_int_eq(scan(&sampling), 1);
+	ck_assert_int_eq(finding[2].found, GMM__FOUND_DUE);
+	fake_close();
+}
+END_TEST
+
 START_TEST(foreign_pages)
 {
 	open_guest();
@@ -243,7 +270,7 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		nothing_there, written_pages_are_armed_and_due, window, clean_pages, pages_that_went,
-		swapped_and_huge_pages_are_left_alone, foreign_pages, refused_pages, broken_pages, waiting_pages,
+		swapped_and_huge_pages_are_left_alone, huge_pages_are_sampled_in_turn, foreign_pages, refused_pages, broken_pages, waiting_pages,
 		scan_that_fails,
 	};
 
