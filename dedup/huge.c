@@ -84,6 +84,7 @@ static void note_sample(const struct gmm__merge *merge, uint32_t page, const str
 	if (sampled && !same && unit->changed < UINT8_MAX)
 		unit->changed++;
 	merge->progress->sampled++;
+	merge->progress->digested++;
 	merge->progress->huge_news += !sampled || (saved && !(flags & GMM__FLAG_SAVED));
 }
 

@@ -343,6 +343,8 @@ static int mapped_privatise(struct gmm__slot *slot, uint32_t first, uint32_t cou
 	}
 	if (done < count)
 		sys->unmap((uint8_t *)copy + bytes_of(done), bytes_of(count - done));
+	if (done > 0)
+		gmm__mapped_allow_huge(slot, gmm__slot_host(slot, first), bytes_of(done));
 	*ret_done = done;
 	return rc;
 }
@@ -358,6 +360,7 @@ static int mapped_discard(struct gmm__slot *slot, uint32_t first, uint32_t count
 	if (gmm__is_errno(rc))
 		return (int)rc;
 	gmm__mapped_set_attributes(slot, host, bytes_of(count), true);
+	gmm__mapped_allow_huge(slot, host, bytes_of(count));
 	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
 	return 0;
 }

@@ -29,6 +29,10 @@ int gmm__mapped_collapse(struct gmm__slot *slot, uint32_t first);
  * do not. With freeze_lock. 0, or a negative errno and all is as before. */
 int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy);
 
+/* Gives anonymous memory MADV_HUGEPAGE if the RAM had it. Not before a copy is filled while writers wait: the first touch
+ * of a huge page takes much longer than that of a small one. */
+void gmm__mapped_allow_huge(const struct gmm__slot *slot, uint8_t *host, uint64_t bytes);
+
 /* Gives a new mapping over the slot what the RAM had. */
 void gmm__mapped_set_attributes(const struct gmm__slot *slot, uint8_t *host, uint64_t bytes, bool anonymous);
 

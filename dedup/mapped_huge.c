@@ -47,6 +47,7 @@ static uint8_t *new_huge_page(const struct gmm__slot *slot, intptr_t *ret_room)
 	uintptr_t at = ((uintptr_t)room + GMM__CHUNK_BYTES - 1) & ~(uintptr_t)(GMM__CHUNK_BYTES - 1);
 	volatile uint8_t *copy = (volatile uint8_t *)at;
 	gmm__mapped_set_attributes(slot, (uint8_t *)at, GMM__CHUNK_BYTES, true);
+	gmm__mapped_allow_huge(slot, (uint8_t *)at, GMM__CHUNK_BYTES);
 	*ret_room = room;
 	*copy = 0;
 	if (is_huge(gmm, (uint8_t *)at))

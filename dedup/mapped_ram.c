@@ -102,10 +102,14 @@ void gmm__mapped_set_attributes(const struct gmm__slot *slot, uint8_t *host, uin
 		sys->advise(host, bytes, MADV_DONTDUMP);
 	if (attributes->no_huge && anonymous)
 		sys->advise(host, bytes, MADV_NOHUGEPAGE);
-	if (attributes->huge && anonymous)
-		sys->advise(host, bytes, MADV_HUGEPAGE);
 	if (attributes->policy != 0)
 		sys->policy_set(host, bytes, attributes->policy, attributes->nodes, POLICY_BITS);
+}
+
+void gmm__mapped_allow_huge(const struct gmm__slot *slot, uint8_t *host, uint64_t bytes)
+{
+	if (slot->attributes.huge)
+		gmm__sys_of(slot->vm->gmm)->advise(host, bytes, MADV_HUGEPAGE);
 }
 
 int gmm__mapped_watch(struct gmm__slot *slot)

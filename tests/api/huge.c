@@ -375,6 +375,27 @@ START_TEST(whole_again_when_unshared)
 }
 END_TEST
 
+/* New memory in the place of old: after a discard, and where a part is made private. */
+START_TEST(the_advice_is_kept)
+{
+	static const size_t equal[] = { UNIT_PAGES, UNIT_PAGES };
+	struct host host;
+
+	if (!host_open(&host, GMM_HUGE_ALWAYS, 2, equal))
+		NO_HUGE_PAGES;
+	engine_settle(host.gmm);
+	assert_ok(gmm_engine_pause(host.gmm));
+	assert_ok(gmm_vm_discard(host.vm[0], 0, UNIT));
+	assert_ok(gmm_vm_unshare(host.vm[0], UNIT, 10 * PAGE));
+	ck_assert_uint_eq(proc_mappings_with_flag(host.ram[0], UNIT + 10 * PAGE, "hg"),
+			  proc_mappings(host.ram[0], UNIT + 10 * PAGE));
+	guest_store(host.ram[0], 0, 1); /* a first touch gets a huge page, though the memory is watched */
+	ck_assert_uint_eq(huge_kb(host.ram[0], 1), UNIT_KB);
+	ck_assert_uint_eq(ram_wrong(host.ram[0] + UNIT, UNIT_PAGES, SEED + UNIT_PAGES), 0);
+	host_close(&host);
+}
+END_TEST
+
 /* RAM that nobody wants huge pages in gets none. */
 START_TEST(never_where_there_were_none)
 {
@@ -472,7 +493,7 @@ int main(void)
 	const TTest *tests[] = {
 		broken_where_half_is_saved, never_and_always, an_unknown_policy_is_refused, ram_that_begins_inside,
 		pinned_pages_stay_whole, forked_pages_keep_their_bytes, no_write_is_lost, whole_again_when_kept,
-		whole_again_when_unshared, never_where_there_were_none, nine_tenths_of_the_savings_remain,
+		whole_again_when_unshared, the_advice_is_kept, never_where_there_were_none, nine_tenths_of_the_savings_remain,
 	};
 
 	return suite_main("huge", tests, sizeof tests / sizeof *tests, 240);
