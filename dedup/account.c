@@ -43,6 +43,7 @@ void gmm__account_uncovered(struct gmm__slot *slot, uint32_t first, uint32_t cou
 	struct gmm__seams before = gmm__account_begin(slot, first, count);
 
 	slot->stale = true;
+	gmm__slot_wake(slot, first, count);
 	drop_all(slot, first, count);
 	for (uint32_t i = first; i < first + count; i++) {
 		uint8_t refused = slot->state[i] & GMM__FLAGS_REFUSED;
@@ -111,6 +112,7 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 			account_broken(slot, page);
 		} else if (!gmm__state_is_covered(state)) { /* else it was shared since the scan */
 			progress->found += found != GMM__FOUND_DUE;
+			progress->fresh += found >= GMM__FOUND_WRITTEN && state == GMM_PAGE_ABSENT;
 			if (found >= GMM__FOUND_ZERO)
 				account_digest(slot, page, &finding[i], progress);
 			else

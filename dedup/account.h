@@ -17,6 +17,8 @@ struct gmm__progress {
 	uint64_t sampled;    /* pages of huge pages */
 	uint64_t huge_news;  /* of these sampled for the first time or found to be saved; and new pages in huge pages */
 	uint64_t huge_broken; /* huge pages */
+	uint64_t fresh;      /* pages that were absent before */
+	uint64_t skipped;    /* pages of regions that were not visited */
 	uint64_t postponed;  /* pages in runs shorter than what this pass merges */
 	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
 };

@@ -16,3 +16,11 @@ uint64_t gmm__budget_rest(struct gmm__budget *budget, uint32_t percent, uint64_t
 	}
 	return spent > allowed + OVERDRAFT_NS ? (spent - allowed) * 100 / percent : 0;
 }
+
+uint64_t gmm__budget_pages_rest(struct gmm__budget *budget, uint32_t pages_per_second, uint64_t now_ns, uint64_t pages)
+{
+	if (pages_per_second == 0)
+		return 0;
+	/* A page takes its part of a second, of which all may be used. */
+	return gmm__budget_rest(budget, 100, now_ns, pages * (1000000000 / pages_per_second));
+}

@@ -13,4 +13,7 @@ struct gmm__budget {
  * no limit. Short overdrafts are let pass, and time left unused is kept for a moment only. */
 uint64_t gmm__budget_rest(struct gmm__budget *budget, uint32_t percent, uint64_t now_ns, uint64_t cpu_ns);
 
+/* The same for a limit of pages a second, with so many pages looked at in all. */
+uint64_t gmm__budget_pages_rest(struct gmm__budget *budget, uint32_t pages_per_second, uint64_t now_ns, uint64_t pages);
+
 #endif

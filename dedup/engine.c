@@ -188,6 +188,7 @@ void gmm__engine_disturb(struct gmm *gmm)
 	if (gmm->engine) {
 		gmm->engine->settled = false;
 		gmm->engine->disturbed = true;
+		gmm->engine->hurry = true;
 		gmm->engine->quiet_passes = 0;
 	}
 	pthread_cond_broadcast(&gmm->changed);

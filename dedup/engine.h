@@ -16,6 +16,7 @@
 #define DEDUP_ENGINE_H
 
 #include "dedup/budget.h"
+#include "dedup/effort.h"
 #include "dedup/huge.h"
 #include "dedup/merge.h"
 #include "dedup/scan.h"
@@ -27,6 +28,7 @@ struct gmm__job {
 	void (*work)(struct gmm__engine *engine); /* what is to be done with it */
 	struct gmm_vm *vm;                        /* of gmm__remote_visit */
 	struct gmm__region region;
+	struct gmm__scan_options options;         /* of the visit */
 	struct gmm__finding finding[GMM__REGION_PAGES];
 };
 
@@ -43,6 +45,8 @@ struct gmm__engine {
 	_Atomic bool pausing;
 	uint32_t callers;          /* threads that are about to hand over an errand, or wait for one */
 	bool disturbed;            /* new RAM came during this pass */
+	bool hurry;                /* the next pass need not wait for more than the window */
+	bool partial;              /* the last pass did not visit all regions */
 	bool resting;              /* the scan thread is between passes */
 	bool settled;
 	uint64_t passes;
@@ -59,14 +63,20 @@ struct gmm__engine {
 	bool merge_stopping;
 
 	/* The scan thread's, and the merge thread's while a job is ready. */
+	bool told_settled;              /* the embedder knows */
+	bool full;                      /* this pass visits all regions */
 	struct gmm__job job;
 	struct gmm__progress progress;  /* of this pass */
 	uint32_t min_run;               /* shortest run merged in this pass */
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */
+	uint32_t window_shift;          /* the window is 2^this times that of the options */
+	uint64_t lately_merged;
+	uint64_t lately_broken;
 	struct gmm__huge_pace huge;
 	struct gmm__budget budget;
+	struct gmm__budget page_budget; /* of pages a second */
 	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
 	struct gmm__verdict verdict[GMM__REGION_PAGES];
 	struct gmm__run run[GMM__REGION_PAGES];

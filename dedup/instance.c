@@ -8,6 +8,7 @@
 
 #include "dedup/catalog.h"
 #include "dedup/engine.h"
+#include "dedup/settle.h"
 #include "dedup/fork.h"
 #include "dedup/mapped.h"
 #include "dedup/remote.h"
@@ -380,52 +381,6 @@ int gmm_engine_stop(struct gmm *gmm)
 	return GMM_OK;
 }
 
-int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
-{
-	int refused = check_instance(gmm);
-	if (refused)
-		return refused;
-	uint64_t deadline = timeout_ms < 0 || timeout_ms > INT64_MAX / 2000000 ? INT64_MAX : gmm__sys_of(gmm)->clock_ns() + (uint64_t)timeout_ms * 1000000;
-	int status = GMM_OK;
-	bool time_left = true;
-
-	gmm__lock_take(&gmm->lock);
-	for (;;) {
-		struct gmm__engine *engine = gmm->engine;
-		if (!engine || engine->pausing)
-			status = GMM_ERR_WRONG_ORDER;
-		else if (!engine->settled && !time_left)
-			status = GMM_ERR_TIMEOUT;
-		else if (!engine->settled) {
-			time_left = gmm__wait_until(gmm, deadline);
-			continue;
-		}
-		break;
-	}
-	gmm__lock_give(&gmm->lock);
-	return status;
-}
-
-static void set_cpu_percent(struct gmm *gmm, uint32_t percent)
-{
-	gmm__lock_take(&gmm->lock);
-	if (gmm->engine)
-		gmm->engine->cpu_percent = percent;
-	pthread_cond_broadcast(&gmm->changed);
-	gmm__lock_give(&gmm->lock);
-}
-
-int gmm_engine_settle(struct gmm *gmm, int64_t timeout_ms, uint32_t cpu_percent)
-{
-	int refused = check_instance(gmm);
-	if (refused)
-		return refused;
-	set_cpu_percent(gmm, cpu_percent);
-	int status = gmm_engine_wait_settled(gmm, timeout_ms);
-	set_cpu_percent(gmm, gmm->options.cpu_percent);
-	return status;
-}
-
 /* ---- statistics -------------------------------------------------------------------------------------------------------------- */
 
 static void add_vm(struct gmm_vm_stats *total, const struct gmm_vm_stats *vm)
@@ -479,6 +434,7 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	stats->digested_pages += engine->digested_pages;
 	stats->running = !engine->pausing;
 	stats->settled = engine->settled;
+	stats->settle_estimate_ms = gmm__settle_estimate_ms(engine, stats);
 }
 
 int gmm_instance_stats(struct gmm *gmm, struct gmm_stats *ret_stats)

@@ -2,28 +2,38 @@
 #include "dedup/pace.h"
 
 #include "dedup/remote.h"
+#include "dedup/settle.h"
 
-/* Written shared pages are looked for every 1 to 8 passes, the more seldom the fewer are found; every 16 passes all that
- * is not shared is looked at. */
-enum { COVER_PASSES_MAX = 8, SURVEY_PASSES = 16, NANOSECONDS_PER_MS = 1000000 };
+/* Written shared pages are looked for every 1 to 8 passes, the more seldom the fewer are found. */
+enum { COVER_PASSES_MAX = 8, NANOSECONDS_PER_MS = 1000000 };
 
-bool gmm__pace_covers(const struct gmm__engine *engine)
+/* The engine has settled after so many passes that found little; after more of them passes are made more seldom. */
+enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4 };
+
+static bool looks_at_covers(const struct gmm__engine *engine)
 {
 	return engine->passes >= engine->next_cover;
 }
 
-bool gmm__pace_repairs(const struct gmm__engine *engine)
+/* All regions are visited while somebody waits for the engine to settle, while huge pages are sampled, which takes several
+ * looks at the same page, and when a service is told of all pages anew. */
+void gmm__pace_begin(struct gmm__engine *engine)
 {
-	return engine->gmm->options.repair == GMM_REPAIR_PROMISED && gmm__pace_covers(engine);
+	const struct gmm *gmm = engine->gmm;
+
+	engine->full = gmm->settle_waiters > 0 || !gmm__huge_pace_judged(&engine->huge) ||
+		       (gmm->remote && gmm->remote->offering_all);
 }
 
-struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine)
+struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, struct gmm__effort *effort)
 {
+	bool covers = looks_at_covers(engine) || gmm__effort_is_low(effort);
+
 	return (struct gmm__scan_options){
 		.no_window = engine->gmm->options.window_ms == 0,
-		.covers = gmm__pace_covers(engine),
-		.repair = gmm__pace_repairs(engine),
-		.survey = engine->passes % SURVEY_PASSES == SURVEY_PASSES - 1 ||
+		.covers = covers,
+		.repair = covers && engine->gmm->options.repair == GMM_REPAIR_PROMISED,
+		.survey = gmm__effort_survey(effort) ||
 			  (engine->gmm->remote && engine->gmm->remote->offering_all),
 		.with_budget = engine->retry_budget,
 		.huge_phase = engine->gmm->options.huge_pages == GMM_HUGE_NEVER ? 0 : gmm__huge_phase(&engine->huge),
@@ -33,13 +43,27 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine)
 /* When to look for written shared pages next: a look that finds many halves the interval, one that finds few doubles it. */
 static void schedule_cover(struct gmm__engine *engine)
 {
-	if (!gmm__pace_covers(engine))
+	if (!looks_at_covers(engine))
 		return;
 	if ((engine->progress.broken + engine->progress.repaired) * 256 > engine->gmm->mappings)
 		engine->cover_interval = engine->cover_interval > 1 ? engine->cover_interval / 2 : 1;
 	else if (engine->cover_interval < COVER_PASSES_MAX)
 		engine->cover_interval *= 2;
 	engine->next_cover = (uint32_t)engine->passes + engine->cover_interval;
+}
+
+/* Pages that are shared and written soon after were not quiet for long enough: the window doubles, up to eight times, and
+ * comes back when hardly any are. Both counts fade by a half with each pass. */
+static void adapt_window(struct gmm__engine *engine)
+{
+	enum { SHIFT_MAX = 3, FEW_PAGES = 256 };
+
+	engine->lately_merged = engine->lately_merged / 2 + engine->progress.merged;
+	engine->lately_broken = engine->lately_broken / 2 + engine->progress.broken;
+	if (engine->lately_broken > FEW_PAGES && engine->lately_broken * 4 > engine->lately_merged)
+		engine->window_shift += engine->window_shift < SHIFT_MAX;
+	else if (engine->lately_broken < FEW_PAGES / 2 || engine->lately_broken * 16 < engine->lately_merged)
+		engine->window_shift -= engine->window_shift > 0;
 }
 
 /* Memory is short when the host has less left than a part of what the guests have. */
@@ -67,6 +91,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	engine->min_run = threshold > 1 ? threshold : 1;
 
 	schedule_cover(engine);
+	adapt_window(engine);
 	uint64_t pages = 0, waiting = 0, whole = 0;
 	gmm__snapshot_begin(gmm);
 	gmm__lock_take(&gmm->lock);
@@ -81,38 +106,52 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	bool nothing_left = judged && waiting + done->nominated + done->postponed + done->found == 0;
 	bool little = judged && (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
-	engine->quiet_passes = nothing_left ? 3 : little ? engine->quiet_passes + 1 : 0;
+	engine->quiet_passes = nothing_left && engine->quiet_passes < QUIET_PASSES ? QUIET_PASSES :
+			       nothing_left || little ? engine->quiet_passes + 1 : 0;
 	engine->retry_budget = left > gmm->max_mappings / 16;
 	engine->digested_pages += done->digested;
 	if (!gmm__engine_must_leave(engine)) {
 		engine->passes++;
-		engine->settled = engine->quiet_passes >= 3 && !engine->disturbed && gmm__remote_answers(gmm);
+		engine->partial = done->skipped > 0;
+		engine->settled = engine->quiet_passes >= QUIET_PASSES && !engine->disturbed && gmm__remote_answers(gmm) &&
+				  !(engine->partial && engine->gmm->settle_waiters > 0);
 		engine->disturbed = false;
 	}
 	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
 	pthread_cond_broadcast(&gmm->changed);
 	gmm__lock_give(&gmm->lock);
 	gmm__snapshot_end(gmm);
+	gmm__settle_tell(engine);
+}
+
+uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine)
+{
+	const struct gmm_options *options = &engine->gmm->options;
+	uint64_t window_ms = (uint64_t)options->window_ms << engine->window_shift, ms = options->pass_interval_ms;
+
+	if (engine->quiet_passes >= CALM_PASSES)
+		ms *= CALM_INTERVALS;
+	return engine->quiet_passes > 0 && !engine->hurry && ms > window_ms ? ms : window_ms;
 }
 
 void gmm__pace_rest(struct gmm__engine *engine)
 {
-	const struct gmm_options *options = &engine->gmm->options;
 	struct gmm *gmm = engine->gmm;
-	uint64_t ms = options->window_ms;
 
 	gmm__lock_take(&gmm->lock);
-	if (engine->quiet_passes > 0 && options->pass_interval_ms > ms)
-		ms = options->pass_interval_ms;
-	uint64_t end = gmm__sys_of(gmm)->clock_ns() + ms * NANOSECONDS_PER_MS;
+	uint64_t start = gmm__sys_of(gmm)->clock_ns();
 	engine->resting = true;
 	pthread_cond_broadcast(&gmm->changed);
-	while (!engine->stopping && (engine->pausing || gmm__sys_of(gmm)->clock_ns() < end)) {
+	while (!engine->stopping) {
+		uint64_t end = start + gmm__pace_rest_ms(engine) * NANOSECONDS_PER_MS;
 		if (engine->pausing)
 			gmm__lock_wait(&gmm->lock, &gmm->changed);
-		else
+		else if (gmm__sys_of(gmm)->clock_ns() < end)
 			gmm__wait_until(gmm, end);
+		else
+			break;
 	}
+	engine->hurry = false;
 	engine->resting = false;
 	gmm__lock_give(&gmm->lock);
 }

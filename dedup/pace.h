@@ -4,19 +4,19 @@
 
 #include "dedup/engine.h"
 
-/* This pass looks for written shared pages. */
-bool gmm__pace_covers(const struct gmm__engine *engine);
+/* At the start of a pass. */
+void gmm__pace_begin(struct gmm__engine *engine);
 
-/* What this pass asks of each region. */
-struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine);
-
-/* This pass shares written pages again where it can. */
-bool gmm__pace_repairs(const struct gmm__engine *engine);
+/* What a visit of this pass asks of a region. */
+struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, struct gmm__effort *effort);
 
 /* At the end of a pass: what the next one merges, and whether this one found next to nothing to do. */
 void gmm__pace_conclude(struct gmm__engine *engine);
 
-/* Between two passes: a window, so that what was found written then can be judged, and the interval once settled. */
+/* How long the engine rests now between two passes: a window, so that what was found written then can be judged, and the
+ * interval once settled. With gmm.lock. */
+uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine);
+
 void gmm__pace_rest(struct gmm__engine *engine);
 
 #endif

@@ -78,6 +78,10 @@ static void keep_budget(struct gmm__engine *engine, const struct gmm__region *re
 	engine->cpu_ns[0] = sys->thread_cpu_ns();
 	uint64_t now = sys->clock_ns();
 	uint64_t rest = gmm__budget_rest(&engine->budget, percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
+	uint64_t more = gmm__budget_pages_rest(&engine->page_budget, gmm->options.pages_per_second, now,
+					       engine->digested_pages + engine->progress.digested);
+	if (more > rest)
+		rest = more;
 	if (rest == 0)
 		return;
 	gmm__lock_take(&gmm->lock);
@@ -92,18 +96,35 @@ static void run(struct gmm__engine *engine, void (*work)(struct gmm__engine *eng
 	gmm__engine_run_job(engine);
 }
 
+/* What a visit brought, by the progress before and after it. */
+static struct gmm__yield yield_of(const struct gmm__progress *before, const struct gmm__progress *after)
+{
+	uint64_t shared = after->merged + after->nominated + after->repaired + after->postponed + after->broken +
+			  after->huge_broken - before->merged - before->nominated - before->repaired -
+			  before->postponed - before->broken - before->huge_broken;
+
+	return (struct gmm__yield){ .shared = shared > 0, .fresh = after->fresh > before->fresh };
+}
+
 /* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
  * this thread may be stopped for long. */
 static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
 {
-	struct gmm__scan_options options = gmm__pace_options(engine);
+	struct gmm__effort *effort = &region->slot->effort[region->first / GMM__REGION_PAGES];
 	struct gmm__finding *finding = engine->job.finding;
+	const struct gmm__progress before = engine->progress;
 
-	if (gmm__scan_region(engine->backend, region, &options, finding) > 0) {
+	if (!gmm__effort_due(effort, engine->full || region->slot->stale)) {
+		engine->progress.skipped += region->count;
+		return !must_leave_region(engine, region);
+	}
+	engine->job.options = gmm__pace_options(engine, effort);
+	if (gmm__scan_region(engine->backend, region, &engine->job.options, finding) > 0) {
 		digest_region(engine, region, finding);
 		engine->job.region = *region;
 		run(engine, engine->gmm->remote ? gmm__remote_region : gmm__process_region);
 	}
+	gmm__effort_learn(effort, yield_of(&before, &engine->progress));
 	keep_budget(engine, region);
 	return !must_leave_region(engine, region);
 }
@@ -201,6 +222,7 @@ void gmm__engine_pass(struct gmm__engine *engine)
 	memset(&engine->progress, 0, sizeof engine->progress);
 	if (engine->gmm->remote)
 		run(engine, gmm__remote_begin_pass);
+	gmm__pace_begin(engine);
 	check_modules(engine);
 	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
 		scan_vm(engine, vm);

@@ -32,6 +32,7 @@ static void nominate(struct gmm__engine *engine)
 		} else if (claimed && !slot->dead && gmm__slot_state(slot, i) == GMM_PAGE_UNIQUE &&
 			   !(slot->state[i] & GMM__FLAGS_REFUSED)) {
 			gmm__slot_set(slot, i, GMM_PAGE_NOMINATED, slot->value[i]);
+			gmm__slot_wake(slot, i, 1);
 			engine->progress.nominated++;
 		}
 	}
@@ -147,7 +148,7 @@ void gmm__process_region(struct gmm__engine *engine)
 		if (judge_region(engine, region, false, &deferred))
 			gmm__process_merge_runs(engine, &merge);
 	}
-	if (gmm__pace_repairs(engine))
+	if (engine->job.options.repair)
 		gmm__repair_region(&merge);
 	engine->backend->flush(engine->gmm);
 	nominate(engine);

@@ -5,8 +5,6 @@
 #include "dedup/catalog.h"
 #include "gmm/slot.h"
 
-enum { GMM__REGION_PAGES = 2048 };
-
 struct gmm__region {
 	struct gmm__slot *slot;
 	uint32_t first;

@@ -478,7 +478,10 @@ static void look_again(struct gmm__engine *engine, const struct gmm__wire_look *
 			continue;
 		if (!slot->dead && gmm__slot_state(slot, look[i].page) == GMM_PAGE_UNIQUE &&
 		    !(slot->state[look[i].page] & GMM__FLAGS_REFUSED)) {
+		{
 			gmm__slot_set(slot, look[i].page, GMM_PAGE_NOMINATED, slot->value[look[i].page]);
+			gmm__slot_wake(slot, look[i].page, 1);
+		}
 			engine->progress.nominated++;
 		}
 		gmm__vm_release(slot->vm);

@@ -287,7 +287,7 @@ void gmm__remote_region(struct gmm__engine *engine)
 	if (judge(engine, region))
 		gmm__process_merge_runs(engine, &merge);
 	gmm__process_huge(engine, &merge);
-	if (gmm__pace_repairs(engine))
+	if (engine->job.options.repair)
 		repair(engine, &merge);
 	engine->backend->flush(engine->gmm);
 	commit(remote, region);

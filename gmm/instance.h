@@ -77,6 +77,7 @@ struct gmm {
 	uint32_t claims;              /* VMs claimed now */
 	bool snapshot;                /* somebody reads all: no new claims */
 	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
+	_Atomic uint32_t settle_waiters; /* threads that wait for the engine to settle; it reads this without the lock */
 
 	struct {
 		uint64_t passes, cpu_ns, digested_pages, longest_freeze_ns, freezes[GMM_WAIT_BUCKETS];

@@ -8,6 +8,11 @@ static size_t units_of(const struct gmm__slot *slot)
 	return (size_t)gmm__slot_unit(slot, slot->pages - 1) + 1;
 }
 
+static size_t regions_of(const struct gmm__slot *slot)
+{
+	return (slot->pages + (size_t)GMM__REGION_PAGES - 1) / GMM__REGION_PAGES;
+}
+
 struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host)
 {
 	struct gmm__slot *slot = gmm__mem_alloc(mem, sizeof *slot);
@@ -18,7 +23,8 @@ struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_
 				    .value = gmm__mem_alloc(mem, pages * sizeof *slot->value),
 				    .state = gmm__mem_alloc(mem, pages) };
 	slot->unit = gmm__mem_alloc(mem, units_of(slot) * sizeof *slot->unit);
-	if (slot->value && slot->state && slot->unit)
+	slot->effort = gmm__mem_alloc(mem, regions_of(slot) * sizeof *slot->effort);
+	if (slot->value && slot->state && slot->unit && slot->effort)
 		return slot;
 	gmm__slot_free(mem, slot);
 	return NULL;
@@ -29,7 +35,16 @@ void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot)
 	gmm__mem_free(mem, slot->value, slot->pages * sizeof *slot->value);
 	gmm__mem_free(mem, slot->state, slot->pages);
 	gmm__mem_free(mem, slot->unit, units_of(slot) * sizeof *slot->unit);
+	gmm__mem_free(mem, slot->effort, regions_of(slot) * sizeof *slot->effort);
 	gmm__mem_free(mem, slot, sizeof *slot);
+}
+
+void gmm__slot_wake(struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	for (uint32_t i = first / GMM__REGION_PAGES; count > 0 && i <= (first + count - 1) / GMM__REGION_PAGES; i++) {
+		__atomic_store_n(&slot->effort[i].level, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&slot->effort[i].rest, 0, __ATOMIC_RELAXED);
+	}
 }
 
 void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state state, uint32_t value)

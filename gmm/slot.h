@@ -53,6 +53,17 @@ enum {
 	GMM__UNIT_BROKEN = 2, /* was a huge page until it was broken here */
 };
 
+/* How often a region of the slot is visited (dedup/effort.h). level and rest may be set to 0 by any thread, which wakes the
+ * region; all else is the engine's. All 0: new memory. */
+struct gmm__effort {
+	uint8_t level;      /* visited every 2^level passes */
+	uint8_t rest;       /* passes until the next visit */
+	uint8_t visits;     /* since it was new memory, up to some number */
+	uint8_t unsurveyed; /* passes since all of it was looked at, up to some number */
+};
+
+enum { GMM__REGION_PAGES = 2048 };
+
 struct gmm__slot {
 	struct gmm_vm *vm;
 	uint64_t gfn;              /* of its first page */
@@ -68,11 +79,15 @@ struct gmm__slot {
 	uint32_t *value;
 	uint8_t *state;            /* enum gmm_page_state and GMM__FLAG_* */
 	struct gmm__unit *unit;    /* with the claim */
+	struct gmm__effort *effort; /* one for each GMM__REGION_PAGES */
 };
 
 /* Tables for `pages` pages, all ABSENT. NULL without memory. */
 struct gmm__slot *gmm__slot_new(struct gmm__mem *mem, struct gmm_vm *vm, uint64_t gfn, uint32_t pages, uint8_t *host);
 void gmm__slot_free(struct gmm__mem *mem, struct gmm__slot *slot);
+
+/* The regions that pages [first, first + count) lie in are visited at the next pass. */
+void gmm__slot_wake(struct gmm__slot *slot, uint32_t first, uint32_t count);
 
 /* The unit that holds a page. */
 static inline uint32_t gmm__slot_unit(const struct gmm__slot *slot, uint32_t page)

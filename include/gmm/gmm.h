@@ -96,13 +96,24 @@ enum gmm_huge_pages {
 	GMM_HUGE_NEVER,      /* break none; their pages are not shared */
 };
 
+enum gmm_event {
+	GMM_EVENT_SETTLED,   /* nothing more is left to share in memory that is quiet */
+	GMM_EVENT_UNSETTLED, /* there is work again: guests wrote, or RAM came */
+};
+
+/* Called by the engine's thread at the end of a pass, holding nothing; not called for a change that was undone before.
+ * Must not call the library. */
+typedef void gmm_event_fn(void *arg, enum gmm_event event);
+
 struct gmm_options {
 	size_t struct_size;           /* set by gmm_options_init; a caller built for another version is refused */
 	gmm_log_fn *log;              /* NULL: silent */
 	void *log_arg;
 	uint64_t max_mappings;        /* VMAs that sharing may add to the process; 0: half of vm.max_map_count */
-	uint32_t window_ms;           /* a page must be unwritten this long to be a candidate; 0: none. Default 2000 */
-	uint32_t pass_interval_ms;    /* time between two passes once settled. Default 2000 */
+	uint32_t window_ms;           /* a page must be unwritten this long to be a candidate; 0: none. Default 2000. Up to eight
+	                               * times as long while many shared pages are written soon after */
+	uint32_t pass_interval_ms;    /* time between two passes once settled; four times that when nothing has been found for
+	                               * long. Default 2000 */
 	uint32_t cpu_percent;         /* of one core, for both threads of the engine; 0: no limit. Default 20 */
 	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
 	                               * at once (INV-7). 20 to 100000. Default 200 */
@@ -110,6 +121,9 @@ struct gmm_options {
 	const char *socket;           /* of a sharing service (gmm-dedup serve), which shares among the VMs of all its clients in
 	                               * a trust domain; copied. NULL: share among the VMs of this instance. Default NULL */
 	enum gmm_huge_pages huge_pages; /* Default preserve */
+	gmm_event_fn *event;          /* NULL: none */
+	void *event_arg;
+	uint32_t pages_per_second;    /* pages whose bytes are looked at to find equal ones; 0: no limit. Default 0 */
 };
 
 /* Fills in the defaults. */
@@ -202,7 +216,8 @@ int gmm_engine_pause(struct gmm *gmm);
 /* Ends the engine's threads; what is shared stays shared. OK when it does not run. */
 int gmm_engine_stop(struct gmm *gmm);
 
-/* Waits until a full pass found nothing more to share in memory that was quiet: the engine has settled.
+/* Waits until a full pass found nothing more to share in memory that was quiet: the engine has settled. Regions of memory
+ * that never shared anything are visited seldom; while somebody waits here all of them are, at every pass.
  * timeout_ms < 0: no deadline. _TIMEOUT; _WRONG_ORDER if the engine does not run (or stops meanwhile). */
 int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms);
 
@@ -283,6 +298,9 @@ struct gmm_stats {
 	uint64_t digested_pages;                /* pages read by the digest stage */
 	uint64_t freezes[GMM_WAIT_BUCKETS];
 	uint64_t longest_freeze_ns;
+	uint64_t settle_estimate_ms;            /* until the engine has settled if guests write nothing meanwhile: a guess from the
+	                                         * work it knows of, its speed until now and its CPU limit. 0: settled, or not
+	                                         * running */
 	bool running;
 	bool settled;
 };

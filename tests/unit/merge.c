@@ -189,7 +189,7 @@ START_TEST(promotion_of_a_pinned_page)
 	assert_state(a, 0, GMM_PAGE_PINNED);
 	ck_assert_uint_eq(fake_pool(a)->references, 14);
 	a->page[0].pinned = false;
-	fake_passes(20);
+	fake_passes(32);
 	assert_state(a, 0, GMM_PAGE_SHARED);
 	assert_state(b, 0, GMM_PAGE_SHARED);
 	fake_close();
