@@ -38,7 +38,8 @@ static uint32_t index_fill(const struct indexing *in, uint32_t i, struct gmm__ve
 	return n;
 }
 
-/* A page found in an earlier pass. Those that repeat a word are read for it: they were present then. */
+/* A page found in an earlier pass. Those that repeat a word are read for it: they were present then. Without a backend
+ * the finding has the word. */
 static struct gmm__verdict settle(const struct indexing *in, const struct gmm__backend *backend, uint32_t page)
 {
 	const struct gmm__slot *slot = in->region->slot;
@@ -47,8 +48,9 @@ static struct gmm__verdict settle(const struct indexing *in, const struct gmm__b
 	if (fingerprint == 0)
 		return (struct gmm__verdict){ .kind = GMM__VERDICT_ZERO };
 	if (slot->state[page] & GMM__FLAG_FILL) {
-		uint64_t word;
-		memcpy(&word, backend->bytes(slot, page), sizeof word);
+		uint64_t word = in->finding[page - in->region->first].word;
+		if (backend)
+			memcpy(&word, backend->bytes(slot, page), sizeof word);
 		if (gmm__fill_find(&in->catalog->fills, word))
 			return (struct gmm__verdict){ GMM__VERDICT_FILL, fingerprint, GMM__NIL, word };
 	}

@@ -79,38 +79,59 @@ static void free_instance(struct gmm *gmm)
 	sys->free(gmm);
 }
 
-int gmm__instance_open(const struct gmm_options *options, const struct gmm__sys *sys, struct gmm **ret_gmm)
+static struct gmm *new_instance(const struct gmm_options *options, const struct gmm__sys *sys)
 {
 	struct gmm *gmm = sys->alloc(sizeof *gmm);
 
 	if (!gmm)
-		return GMM_ERR_NO_MEMORY;
+		return NULL;
 	gmm->mem.sys = sys;
 	gmm->process_id = sys->process_id();
 	gmm->options = *options;
+	gmm->options.socket = NULL;
 	gmm->max_mappings = options->max_mappings ? options->max_mappings : gmm__sys_max_map_count(sys) / 2;
 	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = -1;
 	init_locks(gmm);
 	gmm__chunk_table_init(&gmm->chunks, &gmm->mem);
 	gmm__chunk_table_init(&gmm->remote_chunks, &gmm->mem);
-	/* First, since the service may bring the right to use userfaultfd. */
-	int status = options->socket ? gmm__remote_open(gmm, options->socket) : GMM_OK;
-	gmm->options.socket = NULL;
-	if (status == GMM_OK)
-		status = check_host(gmm);
-	if (status == GMM_OK)
-		status = gmm__mapped_open(gmm);
+	return gmm;
+}
+
+static int finish_open(struct gmm *gmm, int status, struct gmm **ret_gmm)
+{
 	if (status == GMM_OK && gmm__fork_register(gmm) != 0) {
 		gmm__mapped_close(gmm);
 		status = GMM_ERR_NO_MEMORY;
 	}
-	if (status != GMM_OK) {
+	if (status == GMM_OK) {
+		*ret_gmm = gmm;
+	} else {
 		gmm__remote_close(gmm);
 		free_instance(gmm);
-		return status;
 	}
-	*ret_gmm = gmm;
-	return GMM_OK;
+	return status;
+}
+
+int gmm__instance_open(const struct gmm_options *options, const struct gmm__sys *sys, struct gmm **ret_gmm)
+{
+	struct gmm *gmm = new_instance(options, sys);
+
+	if (!gmm)
+		return GMM_ERR_NO_MEMORY;
+	/* First, since the service may bring the right to use userfaultfd. */
+	int status = options->socket ? gmm__remote_open(gmm, options->socket) : GMM_OK;
+	if (status == GMM_OK)
+		status = check_host(gmm);
+	if (status == GMM_OK)
+		status = gmm__mapped_open(gmm);
+	return finish_open(gmm, status, ret_gmm);
+}
+
+int gmm__instance_open_tables(const struct gmm_options *options, const struct gmm__sys *sys, struct gmm **ret_gmm)
+{
+	struct gmm *gmm = new_instance(options, sys);
+
+	return gmm ? finish_open(gmm, GMM_OK, ret_gmm) : GMM_ERR_NO_MEMORY;
 }
 
 int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
@@ -184,6 +205,47 @@ static void free_domain(struct gmm *gmm, struct gmm__domain *domain)
 	gmm__mem_free(&gmm->mem, domain, sizeof *domain);
 }
 
+/* One more VM or holder of the domain. With gmm.lock. */
+static void hold_domain(struct gmm *gmm, struct gmm__domain *domain)
+{
+	if (domain->vms++ > 0)
+		return;
+	domain->next = gmm->domains;
+	gmm->domains = domain;
+}
+
+/* One less. Returns the domain if that was the last: it is out of the list. With gmm.lock. */
+static struct gmm__domain *drop_domain(struct gmm *gmm, struct gmm__domain *domain)
+{
+	if (--domain->vms > 0)
+		return NULL;
+	struct gmm__domain **link = &gmm->domains;
+	while (*link != domain)
+		link = &(*link)->next;
+	*link = domain->next;
+	return domain;
+}
+
+struct gmm__domain *gmm__domain_get(struct gmm *gmm, const char *name)
+{
+	gmm__lock_take(&gmm->lock);
+	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
+	if (domain)
+		hold_domain(gmm, domain);
+	gmm__lock_give(&gmm->lock);
+	return domain;
+}
+
+void gmm__domain_put(struct gmm *gmm, struct gmm__domain *domain)
+{
+	gmm__lock_take(&gmm->lock);
+	struct gmm__domain *last = drop_domain(gmm, domain);
+	gmm__lock_give(&gmm->lock);
+	urcu_bp_synchronize_rcu();
+	if (last)
+		free_domain(gmm, last);
+}
+
 /* Takes the VM out of the lists. Returns its domain if it was the last VM in it. */
 static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
 {
@@ -196,13 +258,7 @@ static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
 	if (vm->next)
 		vm->next->previous = vm->previous;
 	gmm->n_vms--;
-	if (--domain->vms > 0)
-		return NULL;
-	struct gmm__domain **domain_link = &gmm->domains;
-	while (*domain_link != domain)
-		domain_link = &(*domain_link)->next;
-	*domain_link = domain->next;
-	return domain;
+	return drop_domain(gmm, domain);
 }
 
 /* ---- VMs ---------------------------------------------------------------------------------------------------------------- */
@@ -225,10 +281,7 @@ static void link_vm(struct gmm_vm *vm, struct gmm__domain *domain)
 	struct gmm *gmm = vm->gmm;
 	struct gmm_vm *before = NULL;
 
-	if (domain->vms++ == 0) {
-		domain->next = gmm->domains;
-		gmm->domains = domain;
-	}
+	hold_domain(gmm, domain);
 	vm->domain = domain;
 	for (int p = vm->priority; !before && p <= GMM_PRIORITY_HIGH; p++)
 		before = gmm->last_vm[p];

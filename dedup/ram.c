@@ -43,6 +43,28 @@ static bool overlaps_a_slot(struct gmm_vm *vm, uint64_t gfn, uintptr_t host, uin
 	return found;
 }
 
+/* Host memory that a slot gets or loses. A shadow slot has none. */
+static int begin_host(struct gmm__slot *slot)
+{
+	if (!slot->host)
+		return GMM_OK;
+	int status = gmm__mapped_watch(slot);
+	if (status == GMM_OK && !gmm__host_ranges_add(&slot->vm->gmm->host_ranges, &slot->range)) {
+		gmm__mapped_unwatch(slot);
+		status = GMM_ERR_NO_MEMORY;
+	}
+	return status;
+}
+
+static void end_host(struct gmm__slot *slot, bool is_mapped)
+{
+	if (!slot->host)
+		return;
+	gmm__host_ranges_remove(&slot->vm->gmm->host_ranges, &slot->range);
+	if (is_mapped)
+		gmm__mapped_unwatch(slot);
+}
+
 /* Publishes a slot whose memory is there. With ram_lock and the claim. */
 static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
 {
@@ -50,14 +72,11 @@ static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
 
 	if (!gmm__chunk_table_take_slot(&gmm->chunks, chunks_of(slot->pages), slot, &slot->first_chunk))
 		return GMM_ERR_LIMIT;
-	int status = gmm__mapped_watch(slot);
-	bool listed = status == GMM_OK && gmm__host_ranges_add(&gmm->host_ranges, &slot->range);
-	struct gmm__slots *old = listed ? gmm__vm_slots_change(vm, slot, NULL) : NULL;
+	int status = begin_host(slot);
+	struct gmm__slots *old = status == GMM_OK ? gmm__vm_slots_change(vm, slot, NULL) : NULL;
 	if (!old) {
-		if (listed)
-			gmm__host_ranges_remove(&gmm->host_ranges, &slot->range);
 		if (status == GMM_OK)
-			gmm__mapped_unwatch(slot);
+			end_host(slot, true);
 		gmm__chunk_table_give(&gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
 		return status == GMM_OK ? GMM_ERR_NO_MEMORY : status;
 	}
@@ -91,6 +110,23 @@ static int add_slot(struct gmm_vm *vm, uint64_t guest_addr, uint8_t *host, uint6
 	}
 	urcu_bp_synchronize_rcu(); /* its ids may have been seen */
 	gmm__slot_free(&gmm->mem, slot);
+	return status;
+}
+
+int gmm__vm_add_shadow(struct gmm_vm *vm, uint64_t gfn, uint32_t pages, struct gmm__slot **ret_slot)
+{
+	static const struct gmm__ram_attributes attributes;
+	struct gmm *gmm = vm->gmm;
+	int status = GMM_ERR_OVERLAP;
+
+	if (pages == 0 || pages > RAM_PAGES_MAX || gfn > UINT64_MAX / GMM__PAGE_BYTES - pages)
+		return GMM_ERR_INVALID_PARAMETER;
+	gmm__lock_take(&gmm->ram_lock);
+	if (!overlaps_a_slot(vm, gfn, 0, pages))
+		status = add_slot(vm, gfn * GMM__PAGE_BYTES, NULL, (uint64_t)pages * GMM__PAGE_BYTES, false, &attributes);
+	if (status == GMM_OK)
+		*ret_slot = gmm__vm_find(vm, gfn);
+	gmm__lock_give(&gmm->ram_lock);
 	return status;
 }
 
@@ -255,6 +291,8 @@ static int end_mappings(struct gmm__slot *slot, enum gmm_ram_end end)
 {
 	struct gmm *gmm = slot->vm->gmm;
 
+	if (!slot->host)
+		return GMM_OK;
 	if (slot->created)
 		return gmm__sys_of(gmm)->unmap(slot->host, (uint64_t)slot->pages * GMM__PAGE_BYTES) == 0 ?
 		       GMM_OK : GMM_ERR_LIMIT;
@@ -298,9 +336,7 @@ static void unlink_slot(struct gmm__slot *slot)
 	vm->stats.pages -= slot->pages;
 	vm->stats.state_pages[GMM_PAGE_ABSENT] -= slot->pages;
 	vm->domain->pages -= slot->pages;
-	gmm__host_ranges_remove(&vm->gmm->host_ranges, &slot->range);
-	if (!slot->created)
-		gmm__mapped_unwatch(slot);
+	end_host(slot, !slot->created);
 	gmm__chunk_table_give(&vm->gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
 }
 

@@ -65,8 +65,10 @@ static int map_file(struct gmm__pool *pool, uint32_t number, int fd)
 static struct gmm__pool_file *add_file(struct gmm__pool *pool)
 {
 	uint32_t number = pool->n_files;
-	int fd = number < FILES_MAX ? pool->mem->sys->file_create("gmm-pool") : -ENFILE;
+	int fd = -ENFILE;
 
+	if (number < FILES_MAX)
+		fd = pool->store ? pool->store->file_open(pool->store_arg, number) : pool->mem->sys->file_create("gmm-pool");
 	return fd >= 0 && map_file(pool, number, fd) == 0 ? &pool->files[number] : NULL;
 }
 
@@ -107,8 +109,23 @@ static bool place_is_ready(struct gmm__pool *pool, uint32_t place)
 	return pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) == 0;
 }
 
+/* Gives the chunk its id: `wanted`, or with NIL any. False when ids or memory ran out or the store refuses. */
+static bool name_chunk(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t place, gmm__chunk_id wanted)
+{
+	if (wanted != GMM__NIL) {
+		chunk->id = wanted;
+		return gmm__chunk_table_put_chunk(pool->table, wanted, chunk);
+	}
+	if (!gmm__chunk_table_take_chunk(pool->table, chunk, &chunk->id))
+		return false;
+	if (!pool->store || pool->store->chunk_added(pool->store_arg, place, chunk->id) == 0)
+		return true;
+	gmm__chunk_table_give(pool->table, chunk->id, 1);
+	return false;
+}
+
 /* Adds a chunk of free pages. Returns false, with nothing changed but a spare file, when the host cannot. */
-static bool add_chunk(struct gmm__pool *pool, uint32_t *ret_place)
+static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *ret_place)
 {
 	uint32_t place = vacant_place(pool);
 
@@ -122,7 +139,8 @@ static bool add_chunk(struct gmm__pool *pool, uint32_t *ret_place)
 	chunk->free = GMM__CHUNK_PAGES;
 	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
 		chunk->record[i].generation = pool->generation & 0x3fff;
-	if (!gmm__chunk_table_take_chunk(pool->table, chunk, &chunk->id)) {
+	if (!name_chunk(pool, chunk, place, wanted)) {
+		urcu_bp_synchronize_rcu(); /* its id may have been seen */
 		gmm__mem_free(pool->mem, chunk, sizeof *chunk);
 		return false;
 	}
@@ -135,6 +153,26 @@ static bool add_chunk(struct gmm__pool *pool, uint32_t *ret_place)
 	pool->free_pages += GMM__CHUNK_PAGES;
 	*ret_place = place;
 	return true;
+}
+
+bool gmm__pool_restore_chunk(struct gmm__pool *pool, gmm__chunk_id id)
+{
+	uint32_t place;
+
+	gmm__lock_take(&pool->lock);
+	bool ok = add_chunk(pool, id, &place);
+	if (ok) {
+		struct gmm__chunk *chunk = pool->chunks[place];
+		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
+			chunk->record[i] = (struct gmm__record){ .references = 1, .state = GMM__SLOT_SHARED };
+		chunk->free = 0;
+		chunk->used = GMM__CHUNK_PAGES;
+		pool->free_pages -= GMM__CHUNK_PAGES;
+		pool->used_pages += GMM__CHUNK_PAGES;
+		pool->references += GMM__CHUNK_PAGES;
+	}
+	gmm__lock_give(&pool->lock);
+	return ok;
 }
 
 /* ---- a pool of another process ------------------------------------------------------------------------------ */
@@ -213,7 +251,7 @@ static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_c
 			page += n;
 		}
 	}
-	if (!add_chunk(pool, ret_chunk))
+	if (!add_chunk(pool, GMM__NIL, ret_chunk))
 		return best;
 	*ret_page = 0;
 	return want;
@@ -297,7 +335,7 @@ bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gm
 
 	gmm__lock_take(&pool->lock);
 	bool found = find_gap(pool, count, &c, &page);
-	if (!found && grow && add_chunk(pool, &c)) {
+	if (!found && grow && add_chunk(pool, GMM__NIL, &c)) {
 		found = true;
 		page = 0;
 	}
@@ -373,6 +411,16 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 	pool->references += n;
 	gmm__lock_give(&pool->lock);
 	return n;
+}
+
+bool gmm__pool_has(struct gmm__pool *pool, gmm__page_id page)
+{
+	gmm__lock_take(&pool->lock);
+	urcu_bp_read_lock();
+	bool has = own_record(pool, page) != NULL;
+	urcu_bp_read_unlock();
+	gmm__lock_give(&pool->lock);
+	return has;
 }
 
 bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t generation)
@@ -556,6 +604,32 @@ void gmm__pool_drop(struct gmm__pool *pool, gmm__page_id first, uint32_t count, 
 		drop_in_chunk(pool, chunk_of(pool, first), page, n, how);
 		first += n;
 		count -= n;
+	}
+}
+
+/* Takes the free pages of a chunk out of circulation while their file is punched. */
+static void take_free(struct gmm__pool *pool, struct gmm__chunk *chunk, uint64_t *ret_bits)
+{
+	gmm__lock_take(&pool->lock);
+	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
+		if (chunk->record[i].state != GMM__SLOT_FREE)
+			continue;
+		chunk->record[i].state = GMM__SLOT_PUNCHING;
+		chunk->free--;
+		pool->free_pages--;
+		ret_bits[i / 64] |= 1ull << i % 64;
+	}
+	gmm__lock_give(&pool->lock);
+}
+
+void gmm__pool_sweep(struct gmm__pool *pool)
+{
+	for (uint32_t c = 0; c < pool->n_chunks; c++) {
+		uint64_t bits[GMM__CHUNK_PAGES / 64] = { 0 };
+		if (!pool->chunks[c])
+			continue;
+		take_free(pool, pool->chunks[c], bits);
+		for_each_row(pool, pool->chunks[c], bits, true, release_row);
 	}
 }
 

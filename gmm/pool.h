@@ -60,9 +60,20 @@ struct gmm__pool_file {
 /* Told of every page whose last reference went, before its bytes go. Called without the pool's mutex. */
 typedef void gmm__pool_gone_fn(void *arg, gmm__page_id page, const uint8_t *bytes);
 
+/* Where the files of a pool come from and who remembers its chunks, where that is not anonymous memory of this process.
+ * Called with the pool's lock. Such a pool is not trimmed. */
+struct gmm__pool_store {
+	/* The file of that number, open for reading and writing: a descriptor, or a negative errno. */
+	int (*file_open)(void *arg, uint32_t file);
+	/* A chunk was added at that place and is about to be used; 0, or a negative errno: then it is not. */
+	int (*chunk_added)(void *arg, uint32_t place, gmm__chunk_id id);
+};
+
 struct gmm__pool {
 	struct gmm__mem *mem;
 	struct gmm__chunk_table *table;
+	const struct gmm__pool_store *store; /* NULL: anonymous files */
+	void *store_arg;
 	gmm__pool_gone_fn *gone;
 	void *gone_arg;
 	struct gmm__lock lock;      /* guards everything below and the records */
@@ -95,6 +106,16 @@ int gmm__pool_mirror_file(struct gmm__pool *pool, uint32_t number, int fd);
 bool gmm__pool_mirror_has_file(const struct gmm__pool *pool, uint32_t number);
 /* Where a chunk lies in a file it has. 0, -EINVAL or -ENOMEM. */
 int gmm__pool_mirror_chunk(struct gmm__pool *pool, gmm__chunk_id id, uint32_t file, uint32_t file_chunk);
+
+/* Adds a chunk that an earlier process had at the next place, under its id: all its pages have one reference, which the
+ * caller drops when it knows who uses them. With a store that finds the earlier files. False when the host cannot. */
+bool gmm__pool_restore_chunk(struct gmm__pool *pool, gmm__chunk_id id);
+
+/* True if the page lies in a chunk of this pool. */
+bool gmm__pool_has(struct gmm__pool *pool, gmm__page_id page);
+
+/* Punches what readers of holes have brought into the files where no page is. */
+void gmm__pool_sweep(struct gmm__pool *pool);
 
 /* All references must be gone or their mappings about to go: the files are closed. */
 void gmm__pool_destroy(struct gmm__pool *pool);

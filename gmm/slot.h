@@ -68,7 +68,9 @@ struct gmm__slot {
 	struct gmm_vm *vm;
 	uint64_t gfn;              /* of its first page */
 	uint32_t pages;
-	uint8_t *host;             /* address of its first page */
+	uint8_t *host;             /* address of its first page; NULL: RAM of another process, only its tables are here */
+	void *owner;               /* in a service: the session it belongs to, and its number there */
+	uint32_t number;
 	struct gmm__host_range range; /* all its host memory */
 	gmm__chunk_id first_chunk; /* its seeded chunks: page i has page id first_chunk << 9 + i */
 	bool created;              /* mapped by the library */
