@@ -13,3 +13,4 @@ target_link_libraries(gmm-deps INTERFACE PkgConfig::GMM_DEPS Threads::Threads)
 # The programs'.
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+pkg_check_modules(SERVICE REQUIRED IMPORTED_TARGET inih libsystemd libmicrohttpd)

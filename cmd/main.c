@@ -18,6 +18,7 @@ static const struct verb verbs[] = {
 	{ "demo", "share the memory of some real guests and check every byte of it", cmd_demo },
 	{ "estimate", "tell how much memory sharing would save", cmd_estimate },
 	{ "exec", "run a program, for example QEMU, whose memory is shared", cmd_exec },
+	{ "serve", "let VMs of different processes share pages", cmd_serve },
 	{ "why", "tell why pages are not shared", cmd_why },
 };
 

@@ -135,6 +135,15 @@ bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm
 	return state != GMM_PAGE_STATES;
 }
 
+void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin)
+{
+	gmm__lock_take(&catalog->lock);
+	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
+	if (hint && hint->page == self)
+		hint->page = twin;
+	gmm__lock_give(&catalog->lock);
+}
+
 int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass)
 {
 	urcu_bp_read_lock(); /* a growing index asks which of its entries are stale */

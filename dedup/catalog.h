@@ -62,6 +62,10 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
  * cannot be merged as they are. Call with the lock and inside an RCU section. */
 bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
 
+/* Page `self` is to be promoted at once and its twin does not know of it: the twin stays the hint, so that `self` finds it
+ * again if it has to wait. */
+void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin);
+
 /* A page was promoted: others find it from now on. */
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 

@@ -10,6 +10,7 @@ BEGIN {
 	may["service"] = "service/ sharedmod/ dedup/ wire/ gmm/"
 	may["cmd"] = "cmd/"
 	may["preload"] = "preload/"
+	may["cmd/serve.c"] = "cmd/ service/"
 	may["bench"] = "bench/ cmd/"
 	# Measures each stage of the engine by itself, which the public interface cannot.
 	may["bench/stages.c"] = "bench/ cmd/ dedup/ gmm/"

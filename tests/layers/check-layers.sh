@@ -2,7 +2,7 @@
 # check-layers.sh ROOT
 # Reads every C file below ROOT and prints each include that goes against the layers
 #
-#   cmd, bench, preload -> sharedmod, dedup -> gmm -> gmm/sys
+#   cmd, bench, preload -> service -> sharedmod, dedup -> wire -> gmm -> gmm/sys
 #
 # and each call to the operating system's memory and clock functions outside gmm/sys. Fails if it printed any.
 
@@ -13,7 +13,7 @@ cd -- "$root"
 
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
-for folder in gmm dedup sharedmod cmd bench preload tests docs/examples include; do
+for folder in gmm wire dedup sharedmod service cmd bench preload tests docs/examples include; do
 	if [ -d "$folder" ]; then
 		find "$folder" -type f -name '*.[ch]'
 	fi
