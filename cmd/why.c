@@ -32,6 +32,7 @@ static const char *const meanings[GMM_PAGE_STATES] = {
 	[GMM_PAGE_DOMAIN] = "Only pages of other trust domains are equal.",
 	[GMM_PAGE_RACED] = "It changed while it was being merged.",
 	[GMM_PAGE_FOREIGN] = "Something else was mapped over it.",
+	[GMM_PAGE_BALLOONED] = "The guest's balloon holds it; it takes no memory.",
 };
 
 struct why {

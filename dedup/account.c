@@ -106,6 +106,10 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 		enum gmm_page_state state = gmm__slot_state(slot, page);
 		if (found == GMM__FOUND_NOTHING || found == GMM__FOUND_AGAIN || found == GMM__FOUND_SAMPLE || slot->state[page] & GMM__FLAGS_REFUSED)
 			continue;
+		if (state == GMM_PAGE_BALLOONED) { /* the guest uses it after all */
+			gmm__slot_set(slot, page, GMM_PAGE_ABSENT, 0);
+			state = GMM_PAGE_ABSENT;
+		}
 		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(state)) {
 			progress->found++;
 			progress->broken++;

@@ -79,7 +79,7 @@ static void *scan_main(void *arg)
 {
 	struct gmm__engine *engine = arg;
 
-	while (!engine->stopping) {
+	while (gmm__pace_await_pressure(engine)) {
 		gmm__engine_pass(engine);
 		check_accounts(engine);
 		gmm__pace_rest(engine);

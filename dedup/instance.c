@@ -1,6 +1,8 @@
 /* Instances, VMs and trust domains: opening, closing, statistics. The public calls of gmm.h that are about them. */
 #include "dedup/instance.h"
 
+#include <gmm/balloon.h>
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -157,6 +159,7 @@ int gmm_instance_close(struct gmm *gmm)
 	gmm__lock_give(&gmm->lock);
 	if (busy)
 		return GMM_ERR_WRONG_ORDER;
+	gmm_pressure_stop(gmm);
 	gmm__engine_stop(gmm);
 	const struct gmm__module_hooks *modules = atomic_load(&gmm->module_hooks);
 	if (modules)

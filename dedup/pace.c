@@ -155,3 +155,18 @@ void gmm__pace_rest(struct gmm__engine *engine)
 	engine->resting = false;
 	gmm__lock_give(&gmm->lock);
 }
+
+bool gmm__pace_await_pressure(struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+
+	gmm__lock_take(&gmm->lock);
+	while (gmm->options.only_under_pressure && !gmm->under_pressure && !engine->stopping) {
+		engine->resting = true;
+		pthread_cond_broadcast(&gmm->changed);
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	}
+	engine->resting = false;
+	gmm__lock_give(&gmm->lock);
+	return !engine->stopping;
+}

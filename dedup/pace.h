@@ -19,4 +19,7 @@ uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine);
 
 void gmm__pace_rest(struct gmm__engine *engine);
 
+/* With only_under_pressure waits until there is some. False: the engine stops. */
+bool gmm__pace_await_pressure(struct gmm__engine *engine);
+
 #endif

@@ -331,7 +331,7 @@ static void unlink_slot(struct gmm__slot *slot)
 	gmm__remote_slot_gone(slot);
 	drop_pins(slot);
 	for (uint32_t i = 0; i < slot->pages; i++)
-		slot->state[i] &= GMM__STATE_MASK;
+		slot->state[i] &= ~GMM__FLAGS_REFUSED;
 	gmm__account_uncovered(slot, 0, slot->pages, GMM_PAGE_ABSENT);
 	vm->stats.pages -= slot->pages;
 	vm->stats.state_pages[GMM_PAGE_ABSENT] -= slot->pages;

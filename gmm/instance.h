@@ -63,6 +63,8 @@ struct gmm {
 	void *host_ranges;            /* host memory of all RAM slots, a tree of tsearch(3); guarded by ram_lock */
 	struct gmm__lock tidy_lock;   /* moving shared pages, which holds references outside of claims; snapshots have it too */
 	struct gmm__tidy tidy;
+	struct gmm__arbitration *arbitration; /* dedup/arbitrate.h; NULL while it does not run. Guarded by lock */
+	_Atomic bool under_pressure;  /* of memory, as the arbitration says */
 	bool unwitnessed;             /* a fork happened without memory for its witness; guarded by freeze_lock */
 	struct gmm__witness *witnesses; /* of forks whose child may still map pool pages; guarded by freeze_lock */
 	struct gmm *next_open;        /* list of open instances, for fork handlers */

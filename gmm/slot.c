@@ -50,11 +50,15 @@ void gmm__slot_wake(struct gmm__slot *slot, uint32_t first, uint32_t count)
 void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state state, uint32_t value)
 {
 	uint8_t old = slot->state[page];
+	/* What flags an absent page has means nothing, unless it is ballooned. */
+	uint8_t kept = old & (state == GMM_PAGE_ABSENT || state == GMM_PAGE_BALLOONED ||
+			      gmm__state_of_byte(old) == GMM_PAGE_BALLOONED ? GMM__FLAGS_REFUSED : ~GMM__STATE_MASK);
+	uint8_t bits = state == GMM_PAGE_BALLOONED ? GMM__BALLOONED : (uint8_t)state;
 
-	slot->vm->stats.state_pages[old & GMM__STATE_MASK]--;
+	slot->vm->stats.state_pages[gmm__state_of_byte(old)]--;
 	slot->vm->stats.state_pages[state]++;
 	__atomic_store_n(&slot->value[page], value, __ATOMIC_RELAXED);
-	__atomic_store_n(&slot->state[page], (old & ~GMM__STATE_MASK) | state, __ATOMIC_RELAXED);
+	__atomic_store_n(&slot->state[page], kept | bits, __ATOMIC_RELAXED);
 }
 
 /* True when pages `left` and `left + 1` of the slot lie in different VMAs. */

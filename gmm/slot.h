@@ -29,7 +29,15 @@ enum {
 	GMM__FLAG_SAVED = 0x80,       /* of a HUGE page: it would be saved if its huge page were broken (dedup/huge.h) */
 	GMM__FLAGS_REFUSED = GMM__FLAG_UNSHAREABLE | GMM__FLAG_PINNED,
 };
-_Static_assert(GMM_PAGE_STATES <= GMM__STATE_MASK + 1, "states fit their bits");
+/* The last state does not fit: it is ABSENT with two flags that no other page has both of. */
+enum { GMM__BALLOONED = GMM__FLAG_FILL | GMM__FLAG_WHOLE };
+_Static_assert(GMM_PAGE_BALLOONED == GMM__STATE_MASK + 1 && GMM_PAGE_STATES == GMM_PAGE_BALLOONED + 1 &&
+	       GMM_PAGE_ABSENT == 0, "states fit their bits");
+
+static inline enum gmm_page_state gmm__state_of_byte(uint8_t byte)
+{
+	return (byte & ~GMM__FLAGS_REFUSED) == GMM__BALLOONED ? GMM_PAGE_BALLOONED : byte & GMM__STATE_MASK;
+}
 
 /* What new mappings over the slot must be given again, since the kernel does not inherit it. */
 struct gmm__ram_attributes {
@@ -107,7 +115,7 @@ static inline uint8_t gmm__slot_byte(const struct gmm__slot *slot, uint32_t page
 
 static inline enum gmm_page_state gmm__slot_state(const struct gmm__slot *slot, uint32_t page)
 {
-	return gmm__slot_byte(slot, page) & GMM__STATE_MASK;
+	return gmm__state_of_byte(gmm__slot_byte(slot, page));
 }
 
 static inline uint8_t *gmm__slot_host(const struct gmm__slot *slot, uint32_t page)
@@ -141,7 +149,7 @@ static inline bool gmm__state_is_candidate(enum gmm_page_state state)
 static inline bool gmm__state_is_private(enum gmm_page_state state)
 {
 	return !gmm__state_is_shared(state) && state != GMM_PAGE_ABSENT && state != GMM_PAGE_ZERO &&
-	       state != GMM_PAGE_SWAPPED;
+	       state != GMM_PAGE_SWAPPED && state != GMM_PAGE_BALLOONED;
 }
 
 /* The state of a private page that is not to be shared, by its flags. */

@@ -25,6 +25,16 @@ struct gmm__pin {
 	uint64_t pages;
 };
 
+/* Whom to ask for pages, and what was asked; guarded by the instance's lock. */
+struct gmm__balloon {
+	void (*fn)(void *arg, struct gmm_vm *vm, uint64_t pages);
+	void *arg;
+	uint64_t maximum;
+	uint64_t requested;
+	uint64_t last_given;          /* for the arbiter, as idle_steps */
+	uint32_t idle_steps;
+};
+
 struct gmm_vm {
 	struct gmm *gmm;
 	struct gmm__domain *domain;
@@ -39,6 +49,7 @@ struct gmm_vm {
 	bool claimed;
 	_Atomic bool dead;            /* being destroyed: no new claims but the destroyer's */
 	uint32_t visits;              /* by the engine, and by calls that work on several VMs: must not be freed */
+	struct gmm__balloon balloon;
 	uint32_t waiting;             /* threads that want the claim */
 
 	/* Guarded by the claim; slots also readable under RCU. */

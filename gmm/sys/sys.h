@@ -93,6 +93,14 @@ struct gmm__sys {
 	int (*witness_open)(void **ret_page);
 	bool (*witness_alive)(int fd);
 
+	/* Memory pressure. psi_trigger opens a PSI file; the descriptor is ready each time tasks waited so long for memory in
+	 * a window. -EOPNOTSUPP: the file is none of the kernel's. An event is ready once it was signalled, for good.
+	 * wait_ready returns a bit for each descriptor that is ready, 0 when the time has passed. */
+	int (*psi_trigger)(const char *path, uint64_t stall_us, uint64_t window_us);
+	int (*event_open)(void);
+	void (*event_signal)(int fd);
+	int (*wait_ready)(const int *fds, int n, int timeout_ms);
+
 	/* Clocks, random bytes and threads. */
 	uint64_t (*clock_ns)(void);
 	uint64_t (*thread_cpu_ns)(void);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <numaif.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,9 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -303,6 +306,52 @@ static bool host_witness_alive(int fd)
 	return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
+/* A trigger is written into the file: never into one that is not the kernel's. */
+static int host_psi_trigger(const char *path, uint64_t stall_us, uint64_t window_us)
+{
+	enum { PROC_MAGIC = 0x9fa0, CGROUP2_MAGIC = 0x63677270 };
+	struct statfs where;
+	char text[64];
+	int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	int rc = fstatfs(fd, &where) == 0 && (where.f_type == PROC_MAGIC || where.f_type == CGROUP2_MAGIC) ? 0 : -EOPNOTSUPP;
+	int n = snprintf(text, sizeof text, "some %llu %llu", (unsigned long long)stall_us, (unsigned long long)window_us);
+	if (rc == 0 && write(fd, text, (size_t)n + 1) < 0)
+		rc = -errno;
+	if (rc == 0)
+		return fd;
+	close(fd);
+	return rc;
+}
+
+static int host_event_open(void)
+{
+	return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+static void host_event_signal(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof one) < 0)
+		return; /* it is signalled already, as often as it can be */
+}
+
+static int host_wait_ready(const int *fds, int n, int timeout_ms)
+{
+	struct pollfd polled[8];
+	int ready = 0;
+
+	for (int i = 0; i < n && i < 8; i++)
+		polled[i] = (struct pollfd){ .fd = fds[i], .events = POLLIN | POLLPRI };
+	int rc = poll(polled, (nfds_t)(n < 8 ? n : 8), timeout_ms);
+	for (int i = 0; rc > 0 && i < n && i < 8; i++)
+		ready |= polled[i].revents ? 1 << i : 0;
+	return rc < 0 ? -errno : ready;
+}
+
 static uint64_t read_clock(clockid_t clock)
 {
 	struct timespec t;
@@ -392,7 +441,9 @@ const struct gmm__sys *gmm__sys_linux(void)
 		.file_create = host_file_create, .file_resize = host_file_resize, .file_write = host_file_write,
 		.file_punch = host_file_punch, .file_close = host_file_close, .file_read = host_file_read,
 		.witness_open = host_witness_open,
-		.witness_alive = host_witness_alive, .clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns, .random = host_random,
+		.witness_alive = host_witness_alive, .psi_trigger = host_psi_trigger,
+		.event_open = host_event_open, .event_signal = host_event_signal, .wait_ready = host_wait_ready,
+		.clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns, .random = host_random,
 		.thread_start = host_thread_start, .thread_join = host_thread_join, .process_id = host_process_id,
 	};
 

@@ -124,6 +124,8 @@ struct gmm_options {
 	gmm_event_fn *event;          /* NULL: none */
 	void *event_arg;
 	uint32_t pages_per_second;    /* pages whose bytes are looked at to find equal ones; 0: no limit. Default 0 */
+	bool only_under_pressure;     /* the engine makes passes only while gmm_pressure_start finds memory pressure, and rests
+	                               * otherwise: nothing is scanned on a host with memory to spare. Default false */
 };
 
 /* Fills in the defaults. */
@@ -252,6 +254,7 @@ enum gmm_page_state {
 	GMM_PAGE_DOMAIN,      /* equal only to pages of other domains; counted only where the instance may know */
 	GMM_PAGE_RACED,       /* changed between being found and being compared */
 	GMM_PAGE_FOREIGN,     /* the mapping is no longer ours: something else was mapped there */
+	GMM_PAGE_BALLOONED,   /* the guest has given it back: see gmm/balloon.h */
 	GMM_PAGE_STATES
 };
 
