@@ -5,7 +5,7 @@ set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
 
 # The library's own. gmm-dedup.pc names the same modules for those who link the static library.
-set(GMM_PC_REQUIRES libxxhash liburcu-bp numa)
+set(GMM_PC_REQUIRES libxxhash liburcu-bp liburcu-cds numa)
 pkg_check_modules(GMM_DEPS REQUIRED IMPORTED_TARGET ${GMM_PC_REQUIRES})
 add_library(gmm-deps INTERFACE)
 target_link_libraries(gmm-deps INTERFACE PkgConfig::GMM_DEPS Threads::Threads)

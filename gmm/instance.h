@@ -35,6 +35,7 @@ struct gmm__domain {
 	struct gmm__catalog *catalog; /* dedup/catalog.h */
 	_Atomic uint64_t pages;       /* RAM of its VMs */
 	uint32_t remote_number;       /* at the sharing service; 0: not known yet. The engine's */
+	_Atomic uint64_t module_bytes; /* of tables of its modules' pages (sharedmod/registry_pages.h) */
 };
 
 /* Where tidying up goes on; guarded by gmm.tidy_lock. */

@@ -14,7 +14,7 @@ static const struct status_text statuses[] = {
 	STATUS(GMM_ERR_NO_MEMORY, "the host has not enough memory"),
 	STATUS(GMM_ERR_WRONG_ORDER, "not possible in this state"),
 	STATUS(GMM_ERR_WRONG_PROCESS, "the instance belongs to another process: this one is a fork of it"),
-	STATUS(GMM_ERR_NOT_FOUND, "there is no RAM slot or pin at this place"),
+	STATUS(GMM_ERR_NOT_FOUND, "there is no RAM slot, pin or module at this place"),
 	STATUS(GMM_ERR_TIMEOUT, "the deadline passed first"),
 	STATUS(GMM_ERR_UNSUPPORTED_KERNEL, "the kernel lacks a feature: Linux 6.8 or later is needed, the log names it"),
 	STATUS(GMM_ERR_NO_PERMISSION, "userfaultfd or pagemap may not be used by this process"),
@@ -36,12 +36,24 @@ static const struct status_text statuses[] = {
 	STATUS(GMM_ERR_NO_SERVICE, "the sharing service cannot be reached"),
 	STATUS(GMM_ERR_NO_DOMAIN, "the sharing service has no trust domain for this process"),
 	STATUS(GMM_ERR_REFUSED, "the sharing service refused"),
+	STATUS(GMM_ERR_ADDRESS_CLASH, "another module is registered at this base"),
+	STATUS(GMM_ERR_NAME_TOO_LONG, "the module's name is too long"),
+	STATUS(GMM_ERR_VERSION_TOO_LONG, "the module's version is too long"),
+	STATUS(GMM_ERR_TOO_MANY_REGIONS, "the module has too many regions"),
+	STATUS(GMM_ERR_BAD_MODULE_SIZE, "the module's size is zero or too large"),
+	STATUS(GMM_ERR_BAD_REGIONS_SIZE, "the sizes of the module's regions are not possible"),
+	STATUS(GMM_ERR_TOO_MANY_PER_VM, "the VM has too many modules"),
+	STATUS(GMM_ERR_TOO_MANY_GLOBAL, "there are too many modules"),
 };
 
 static const struct status_text unknown = { "GMM_ERR_UNKNOWN", "not a status of this library" };
 
+static const struct status_text already = { "GMM_ALREADY_REGISTERED", "this module was registered there already" };
+
 static const struct status_text *find(int status)
 {
+	if (status == GMM_ALREADY_REGISTERED)
+		return &already;
 	if (status > 0 || -status >= (int)(sizeof statuses / sizeof *statuses) || !statuses[-status].name)
 		return &unknown;
 	return &statuses[-status];

@@ -42,12 +42,13 @@ struct gmm_vm; /* a virtual machine of an instance */
 /* ---- statuses ------------------------------------------------------------------------------------------- */
 
 enum gmm_status {
+	GMM_ALREADY_REGISTERED = 1, /* information: this very module was registered there (gmm/modules.h) */
 	GMM_OK = 0,
 	GMM_ERR_INVALID_PARAMETER = -1, /* NULL, unknown flag, empty range, name too long */
 	GMM_ERR_NO_MEMORY = -2,         /* the host refused memory for our own tables, or for unsharing */
 	GMM_ERR_WRONG_ORDER = -3,       /* e.g. starting a started engine, closing with VMs alive */
 	GMM_ERR_WRONG_PROCESS = -4,     /* called in a fork of the process that opened the instance */
-	GMM_ERR_NOT_FOUND = -5,         /* no RAM slot or pin there */
+	GMM_ERR_NOT_FOUND = -5,         /* no RAM slot, pin or module there */
 	GMM_ERR_TIMEOUT = -6,           /* the deadline passed first */
 	GMM_ERR_UNSUPPORTED_KERNEL = -7, /* a kernel feature is missing; the log names it and its version */
 	GMM_ERR_NO_PERMISSION = -8,     /* userfaultfd or pagemap may not be opened */
@@ -69,6 +70,15 @@ enum gmm_status {
 	GMM_ERR_NO_SERVICE = -24,       /* nobody listens on the socket, or it speaks another version of the protocol */
 	GMM_ERR_NO_DOMAIN = -25,        /* the service has no trust domain for this process: it may share with nobody */
 	GMM_ERR_REFUSED = -26,          /* the service refused: not this user's to ask, or out of its limits */
+	/* Of guest modules (gmm/modules.h). */
+	GMM_ERR_ADDRESS_CLASH = -40,    /* another module is registered at that base */
+	GMM_ERR_NAME_TOO_LONG = -41,
+	GMM_ERR_VERSION_TOO_LONG = -42,
+	GMM_ERR_TOO_MANY_REGIONS = -43,
+	GMM_ERR_BAD_MODULE_SIZE = -44,
+	GMM_ERR_BAD_REGIONS_SIZE = -45,
+	GMM_ERR_TOO_MANY_PER_VM = -46,
+	GMM_ERR_TOO_MANY_GLOBAL = -47,
 };
 
 /* The name ("GMM_ERR_OVERLAP") and a sentence. Never NULL; static storage. */
