@@ -19,6 +19,7 @@ enum gmm__rank {
 	GMM__RANK_FREEZE = 7,         /* gmm.freeze_lock */
 	GMM__RANK_INSTANCE = 10,      /* gmm.lock */
 	GMM__RANK_VM = 15,            /* paged.lock: one paged VM */
+	GMM__RANK_MODULES = 17,       /* registry.lock: guest modules */
 	GMM__RANK_CATALOG = 20,       /* catalog.lock */
 	GMM__RANK_SET = 25,           /* set.lock: one set of chunks of private pages */
 	GMM__RANK_ARENA = 28,         /* arena.lock: memory for chunks */

@@ -370,7 +370,7 @@ bool gmm__check_slice(const struct gmm__merge *merge, struct gmm__module_record 
 
 static bool begin_pass(struct gmm *gmm)
 {
-	return gmm__registry_begin_pass(gmm->registry);
+	return !gmm->remote && gmm__registry_begin_pass(gmm->registry); /* a service does not know modules */
 }
 
 static bool check_due(struct gmm_vm *vm, const struct gmm__merge *merge)

@@ -215,7 +215,9 @@ static int check_arguments(const struct gmm *gmm, unsigned flags)
 {
 	if (!gmm || flags & ~(unsigned)GMM_CHECK_PROMOTE)
 		return GMM_ERR_INVALID_PARAMETER;
-	return gmm__fork_is_home(gmm) ? GMM_OK : GMM_ERR_WRONG_PROCESS;
+	if (!gmm__fork_is_home(gmm))
+		return GMM_ERR_WRONG_PROCESS;
+	return gmm->remote ? GMM_ERR_WRONG_ORDER : GMM_OK;
 }
 
 int gmm_module_check(struct gmm_vm *vm, uint64_t base, unsigned flags, struct gmm_module_checked *ret_checked)
@@ -263,7 +265,7 @@ int gmm_modules_check_vm(struct gmm_vm *vm, unsigned flags, struct gmm_module_ch
 /* The VM after `last`, which is not freed while it is visited; NULL at the end. Ends the visit of `last`. */
 static struct gmm_vm *next_vm(struct gmm *gmm, struct gmm_vm *last)
 {
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	struct gmm_vm *vm = last ? last->next : gmm->vms;
 	while (vm && vm->dead)
 		vm = vm->next;
@@ -273,7 +275,7 @@ static struct gmm_vm *next_vm(struct gmm *gmm, struct gmm_vm *last)
 		last->visits--;
 		pthread_cond_broadcast(&gmm->changed);
 	}
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	return vm;
 }
 

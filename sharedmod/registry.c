@@ -102,7 +102,7 @@ static struct gmm__registry *new_registry(struct gmm *gmm)
 		return NULL;
 	registry->gmm = gmm;
 	registry->mem = &gmm->mem;
-	pthread_mutex_init(&registry->lock, NULL);
+	gmm__lock_init(&registry->lock, GMM__RANK_MODULES);
 	registry->modules = cds_lfht_new_flavor(MODULE_BUCKETS, MODULE_BUCKETS, MODULE_BUCKETS, 0, &urcu_bp_flavor, NULL);
 	registry->records = cds_lfht_new_flavor(RECORD_BUCKETS, RECORD_BUCKETS, RECORD_BUCKETS, 0, &urcu_bp_flavor, NULL);
 	gmm__mem_count(&gmm->mem, (ptrdiff_t)tables_bytes);
@@ -118,14 +118,14 @@ struct gmm__registry *gmm__registry_make(struct gmm *gmm, const struct gmm__modu
 		return gmm->registry;
 	struct gmm__registry *made = new_registry(gmm), *unused = made;
 
-	pthread_mutex_lock(&gmm->lock);
+	gmm__lock_take(&gmm->lock);
 	if (!gmm->registry && made) {
 		gmm->registry = made;
 		atomic_store(&gmm->module_hooks, hooks);
 		unused = NULL;
 	}
 	struct gmm__registry *registry = gmm->registry;
-	pthread_mutex_unlock(&gmm->lock);
+	gmm__lock_give(&gmm->lock);
 	if (unused)
 		gmm__registry_destroy(unused);
 	return registry;
@@ -146,7 +146,7 @@ static void free_module(struct gmm__registry *registry, struct gmm__module *modu
 /* Frees what was retired, after a grace period; not so few that each would wait for one. Without the lock. */
 static void reap(struct gmm__registry *registry, uint32_t at_least)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	bool enough = registry->n_retired > 0 && registry->n_retired >= at_least;
 	struct gmm__module *modules = enough ? registry->retired_modules : NULL;
 	struct gmm__module_record *records = enough ? registry->retired_records : NULL;
@@ -155,7 +155,7 @@ static void reap(struct gmm__registry *registry, uint32_t at_least)
 		registry->retired_records = NULL;
 		registry->n_retired = 0;
 	}
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	if (!enough)
 		return;
 	urcu_bp_synchronize_rcu();
@@ -179,7 +179,7 @@ void gmm__registry_destroy(struct gmm__registry *registry)
 	if (registry->records)
 		cds_lfht_destroy(registry->records, NULL);
 	gmm__mem_count(registry->mem, -(ptrdiff_t)tables_bytes);
-	pthread_mutex_destroy(&registry->lock);
+	gmm__lock_destroy(&registry->lock);
 	gmm__mem_free(registry->mem, registry, sizeof *registry);
 }
 
@@ -268,13 +268,13 @@ void gmm__registry_sweep(struct gmm__registry *registry)
 {
 	struct gmm__module *next;
 
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	for (struct gmm__module *module = registry->idle; module; module = next) {
 		next = module->idle_next;
 		if (!gmm__pages_alive(&module->pages))
 			forget_module(registry, module);
 	}
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	reap(registry, RETIRED_MAX);
 }
 
@@ -282,13 +282,13 @@ void gmm__registry_end_domain(struct gmm__registry *registry, const struct gmm__
 {
 	struct gmm__module *next;
 
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	for (struct gmm__module *module = registry->idle; module; module = next) {
 		next = module->idle_next;
 		if (module->pages.domain == domain)
 			forget_module(registry, module);
 	}
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	reap(registry, 0); /* their tables' bytes are counted in the domain */
 }
 
@@ -416,9 +416,9 @@ int gmm__registry_add(struct gmm__registry *registry, const struct gmm__module_k
 		      struct gmm__module_record *record)
 {
 	cds_lfht_node_init(&record->node);
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	int status = add_locked(registry, key, record);
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	if (status < 0)
 		gmm__registry_free_record(registry, record);
 	reap(registry, RETIRED_MAX);
@@ -427,21 +427,21 @@ int gmm__registry_add(struct gmm__registry *registry, const struct gmm__module_k
 
 int gmm__registry_remove(struct gmm__registry *registry, struct gmm_vm *vm, uint64_t base)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	struct gmm__module_record *record = find_locked(registry, vm, base);
 	if (record)
 		remove_record(registry, record);
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	reap(registry, RETIRED_MAX);
 	return record ? GMM_OK : GMM_ERR_NOT_FOUND;
 }
 
 void gmm__registry_remove_all(struct gmm__registry *registry, struct gmm_vm *vm)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	while (vm->modules && vm->modules->records)
 		remove_record(registry, vm->modules->records);
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	reap(registry, RETIRED_MAX);
 }
 
@@ -456,29 +456,29 @@ void gmm__registry_end_vm(struct gmm__registry *registry, struct gmm_vm *vm)
 
 struct gmm__module_record *gmm__registry_hold(struct gmm__registry *registry, const struct gmm_vm *vm, uint64_t base)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	struct gmm__module_record *record = find_locked(registry, vm, base);
 	if (record)
 		record->refs++;
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	return record;
 }
 
 void gmm__registry_let_go(struct gmm__registry *registry, struct gmm__module_record *record)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	unref_record(registry, record);
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 }
 
 uint32_t gmm__registry_bases(struct gmm__registry *registry, const struct gmm_vm *vm, uint64_t *ret_base)
 {
 	uint32_t n = 0;
 
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	for (const struct gmm__module_record *r = vm->modules ? vm->modules->records : NULL; r; r = r->next)
 		ret_base[n++] = r->base;
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	return n;
 }
 
@@ -495,7 +495,7 @@ bool gmm__registry_begin_pass(struct gmm__registry *registry)
 
 struct gmm__module_record *gmm__registry_hold_due(struct gmm__registry *registry, struct gmm_vm *vm)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	struct gmm__vm_modules *of_vm = vm->modules;
 	if (of_vm && of_vm->pass != registry->pass) {
 		of_vm->pass = registry->pass;
@@ -509,14 +509,14 @@ struct gmm__module_record *gmm__registry_hold_due(struct gmm__registry *registry
 		of_vm->cursor = record;
 	if (record)
 		record->refs++;
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 	return record;
 }
 
 void gmm__registry_set_checked(struct gmm__registry *registry, struct gmm__module_record *record, uint32_t next_page,
 			       bool complete, bool again)
 {
-	pthread_mutex_lock(&registry->lock);
+	gmm__lock_take(&registry->lock);
 	struct gmm__vm_modules *of_vm = record->vm->modules;
 	bool first = record->next_page == 0;
 	record->incomplete = (!first && record->incomplete) || !complete;
@@ -530,5 +530,5 @@ void gmm__registry_set_checked(struct gmm__registry *registry, struct gmm__modul
 			of_vm->cursor = record->next;
 	}
 	unref_record(registry, record);
-	pthread_mutex_unlock(&registry->lock);
+	gmm__lock_give(&registry->lock);
 }

@@ -87,7 +87,7 @@ struct gmm__vm_modules {
 struct gmm__registry {
 	struct gmm *gmm;
 	struct gmm__mem *mem;
-	pthread_mutex_t lock;             /* rank 15; guards what follows, and changes to the tables */
+	struct gmm__lock lock;            /* guards what follows, and changes to the tables */
 	struct cds_lfht *modules;
 	struct cds_lfht *records;
 	uint32_t n_modules;

@@ -118,7 +118,8 @@ enum gmm_check_flags {
 
 /* Shares what can be shared of one module, of all of a VM, or of all of all VMs. No VM is stopped: it works in slices of
  * 256 pages, by the engine's merge thread or, while the engine does not run, by the caller. ret_checked may be NULL.
- * _NOT_FOUND (no record at that base), _WRONG_ORDER (the VM is being destroyed), _NO_MEMORY, _INVALID_PARAMETER. */
+ * _NOT_FOUND (no record at that base), _WRONG_ORDER (the VM is being destroyed; or the instance shares through a service,
+ * which does not know modules), _NO_MEMORY, _INVALID_PARAMETER. */
 int gmm_module_check(struct gmm_vm *vm, uint64_t base, unsigned flags, struct gmm_module_checked *ret_checked);
 int gmm_modules_check_vm(struct gmm_vm *vm, unsigned flags, struct gmm_module_checked *ret_checked);
 int gmm_modules_check_all(struct gmm *gmm, unsigned flags, struct gmm_module_checked *ret_checked);
