@@ -363,8 +363,17 @@ static void end_row(const struct gmm__move_row *row, struct gmm__catalog *catalo
 	gmm__pool_drop(catalog->pool, row->to, row->count, GMM__DROP_REFERENCE);
 }
 
+static gmm__page_id goal_in(const void *moves, gmm__page_id page)
+{
+	return goal_of(moves, page);
+}
+
 void gmm__moves_end(struct gmm__moves *moves, const struct gmm__rehome *rehome)
 {
+	const struct gmm__module_hooks *modules = atomic_load(&rehome->gmm->module_hooks);
+
+	if (modules)
+		modules->moved(rehome->domain, goal_in, moves);
 	for (uint32_t i = 0; i < moves->rows; i++)
 		if (moves->row[i].to != GMM__NIL)
 			end_row(&moves->row[i], rehome->catalog);

@@ -21,6 +21,9 @@ struct gmm__module_hooks {
 	bool (*begin_pass)(struct gmm *gmm);
 	/* A few milliseconds of the checks that are due for a VM, in the merge thread. True: there is more. */
 	bool (*check_slice)(struct gmm_vm *vm, const struct gmm__merge *merge);
+	/* Pool pages of a domain have moved: goal tells where to, NIL for those that have not. References to both are held. */
+	void (*moved)(struct gmm__domain *domain, gmm__page_id (*goal)(const void *moves, gmm__page_id page),
+		      const void *moves);
 	/* A VM whose RAM has ended is about to be freed; a domain that no VM is in; an instance without VMs. */
 	void (*vm_end)(struct gmm_vm *vm);
 	void (*domain_end)(struct gmm *gmm, struct gmm__domain *domain);

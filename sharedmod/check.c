@@ -390,6 +390,28 @@ static bool check_due(struct gmm_vm *vm, const struct gmm__merge *merge)
 	return here;
 }
 
+struct moved {
+	const struct gmm__domain *domain;
+	gmm__page_id (*goal)(const void *moves, gmm__page_id page);
+	const void *moves;
+};
+
+static void follow(void *arg, struct gmm__module *module)
+{
+	const struct moved *moved = arg;
+
+	if (module->pages.domain == moved->domain)
+		gmm__pages_follow(&module->pages, moved->goal, moved->moves);
+}
+
+static void follow_moves(struct gmm__domain *domain, gmm__page_id (*goal)(const void *moves, gmm__page_id page),
+			 const void *moves)
+{
+	struct moved moved = { domain, goal, moves };
+
+	gmm__registry_for_each(domain->catalog->gmm->registry, follow, &moved);
+}
+
 static void end_vm(struct gmm_vm *vm)
 {
 	gmm__registry_end_vm(vm->gmm->registry, vm);
@@ -406,6 +428,6 @@ static void close_instance(struct gmm *gmm)
 }
 
 const struct gmm__module_hooks gmm__check_hooks = {
-	.begin_pass = begin_pass, .check_slice = check_due, .vm_end = end_vm, .domain_end = end_domain,
-	.close = close_instance,
+	.begin_pass = begin_pass, .check_slice = check_due, .moved = follow_moves, .vm_end = end_vm,
+	.domain_end = end_domain, .close = close_instance,
 };

@@ -52,7 +52,7 @@ struct list {
 	size_t count;
 };
 
-static void add_to_list(void *arg, const struct gmm__module *module)
+static void add_to_list(void *arg, struct gmm__module *module)
 {
 	struct list *list = arg;
 

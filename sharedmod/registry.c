@@ -81,7 +81,7 @@ struct gmm__module_record *gmm__registry_find(struct gmm__registry *registry, co
 	return record_of(cds_lfht_iter_get_node(&found));
 }
 
-void gmm__registry_for_each(struct gmm__registry *registry, void (*see)(void *arg, const struct gmm__module *module),
+void gmm__registry_for_each(struct gmm__registry *registry, void (*see)(void *arg, struct gmm__module *module),
 			    void *arg)
 {
 	struct cds_lfht_iter at;

@@ -144,7 +144,7 @@ void gmm__registry_set_checked(struct gmm__registry *registry, struct gmm__modul
 void gmm__registry_sweep(struct gmm__registry *registry);
 
 /* Calls `see` for each module, inside an RCU section. */
-void gmm__registry_for_each(struct gmm__registry *registry, void (*see)(void *arg, const struct gmm__module *module),
+void gmm__registry_for_each(struct gmm__registry *registry, void (*see)(void *arg, struct gmm__module *module),
 			    void *arg);
 
 #endif

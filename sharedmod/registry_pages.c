@@ -149,6 +149,32 @@ struct gmm__pages_count gmm__pages_count(const struct gmm__module_pages *pages)
 	return count;
 }
 
+static void follow(const struct gmm__module_pages *pages, _Atomic uint64_t *entry,
+		   gmm__page_id (*goal)(const void *moves, gmm__page_id page), const void *moves)
+{
+	struct gmm__pool *pool = &pages->domain->pool;
+	uint64_t old = atomic_load(entry);
+	struct gmm__known known = decode(old);
+	gmm__page_id to = known.kind == GMM__KNOWN_SHARED ? goal(moves, known.page) : GMM__NIL;
+
+	if (to == GMM__NIL || gmm__pool_record(pool, known.page).generation != known.generation)
+		return;
+	struct gmm__record r = gmm__pool_record(pool, to);
+	if (r.references > 1) /* besides the mover's */
+		atomic_compare_exchange_strong(entry, &old, encode((struct gmm__known){ GMM__KNOWN_SHARED, r.generation,
+											 to }));
+}
+
+void gmm__pages_follow(struct gmm__module_pages *pages, gmm__page_id (*goal)(const void *moves, gmm__page_id page),
+		       const void *moves)
+{
+	for (uint32_t page = 0; page < pages->pages; page += GMM__PAGES_BLOCK) {
+		struct gmm__module_block *block = find_block(pages, page);
+		for (uint32_t i = 0; block && i < GMM__PAGES_BLOCK * GMM_MODULE_VARIANTS; i++)
+			follow(pages, &block->entry[i / GMM_MODULE_VARIANTS][i % GMM_MODULE_VARIANTS], goal, moves);
+	}
+}
+
 bool gmm__pages_alive(const struct gmm__module_pages *pages)
 {
 	for (uint32_t page = 0; page < pages->pages; page++) {

@@ -52,6 +52,10 @@ struct gmm__pages_count {
 };
 struct gmm__pages_count gmm__pages_count(const struct gmm__module_pages *pages);
 
+/* Pool pages have moved (struct gmm__module_hooks). Those that somebody uses where they are now are found there. */
+void gmm__pages_follow(struct gmm__module_pages *pages, gmm__page_id (*goal)(const void *moves, gmm__page_id page),
+		       const void *moves);
+
 /* True if at least one pool page serves it. */
 bool gmm__pages_alive(const struct gmm__module_pages *pages);
 
