@@ -23,6 +23,7 @@ static const struct verb {
 	{ "vmcount", "converge for a growing number of VMs", bench_vmcount },
 	{ "stages", "cost of each stage of gmm, for each page", bench_stages },
 	{ "huge", "guests of transparent huge pages: savings and what they lose", bench_huge },
+	{ "modules", "what hints of guest modules save, and the registry's speed", bench_modules },
 };
 
 static void print_help(FILE *to)

@@ -19,6 +19,7 @@ static const struct verb verbs[] = {
 	{ "estimate", "tell how much memory sharing would save", cmd_estimate },
 	{ "exec", "run a program, for example QEMU, whose memory is shared", cmd_exec },
 	{ "serve", "let VMs of different processes share pages", cmd_serve },
+	{ "modules", "list the modules guests have in common, and what sharing them saves", cmd_modules },
 	{ "why", "tell why pages are not shared", cmd_why },
 };
 
