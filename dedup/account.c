@@ -73,12 +73,12 @@ static void account_digest(struct gmm__slot *slot, uint32_t page, const struct g
 	bool fill = finding->found == GMM__FOUND_FILL;
 
 	progress->digested++;
-	set_flag(slot, page, GMM__FLAG_FILL, fill);
-	set_flag(slot, page, GMM__FLAG_WHOLE, finding->whole);
 	slot->vm->stats.zero_breaks += gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
 	/* A page that just differed from its shared twin and did not change keeps that mark: see account_verdict. */
 	if (finding->written || gmm__slot_state(slot, page) != GMM_PAGE_RACED || slot->value[page] != finding->fingerprint)
 		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, finding->found == GMM__FOUND_ZERO ? 0 : finding->fingerprint);
+	set_flag(slot, page, GMM__FLAG_FILL, fill); /* not before: an absent page with both flags is a ballooned one */
+	set_flag(slot, page, GMM__FLAG_WHOLE, finding->whole);
 }
 
 static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__found found)

@@ -43,8 +43,8 @@ static void mark(struct gmm__slot *slot, uint32_t page)
 {
 	bool digested = gmm__state_is_candidate(gmm__slot_state(slot, page));
 
-	__atomic_store_n(&slot->state[page], slot->state[page] & ~GMM__FLAG_FILL, __ATOMIC_RELAXED);
 	gmm__slot_set(slot, page, GMM_PAGE_NOMINATED, digested ? slot->value[page] : 0);
+	__atomic_store_n(&slot->state[page], slot->state[page] & ~GMM__FLAG_FILL, __ATOMIC_RELAXED);
 }
 
 /* A page that could not be merged and has no digest goes back to the scanner, as one it has not looked at. */

@@ -274,6 +274,22 @@ START_TEST(filtered)
 }
 END_TEST
 
+/* The guest uses it after all: it is counted as what it is. */
+START_TEST(ballooned_and_touched_again)
+{
+	open_module();
+	fake_discard(b, 0, 1);
+	ck_assert(gmm__vm_claim(b->vm, false));
+	gmm__slot_set(b->slot, 0, GMM_PAGE_BALLOONED, 0);
+	gmm__vm_release(b->vm);
+	check_module(a, 0x1000, GMM_CHECK_PROMOTE);
+	fake_fill(b, 0, 1);
+	ck_assert_uint_eq(check_module(b, 0x2000, 0).joined, PAGES);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_BALLOONED), 0);
+	fake_close();
+}
+END_TEST
+
 START_TEST(outside_ram)
 {
 	open_twins(PAGES);
@@ -523,7 +539,7 @@ int main(void)
 	const TTest *const tests[] = {
 		shared_in_one_pass_without_a_digest, alone, the_same_pages_twice, promoted_on_demand,
 		pool_in_the_order_of_the_module, after_the_scanner, variants_of_relocated_code, too_many_variants,
-		filtered, outside_ram, foreign_domain_is_invisible, one_page_many_times, written_before_the_freeze,
+		filtered, ballooned_and_touched_again, outside_ram, foreign_domain_is_invisible, one_page_many_times, written_before_the_freeze,
 		twin_written_before_it_joins, no_mappings_left, pool_without_memory, twin_is_busy,
 		remembered_while_its_pages_are_shared, forgotten_with_its_last_page, page_id_given_out_again,
 		owner_of_a_twin_dies, vm_dies_with_shared_pages, pages_that_come_later,
