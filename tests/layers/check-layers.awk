@@ -8,6 +8,8 @@ BEGIN {
 	may["dedup"] = "dedup/ wire/ gmm/"
 	may["sharedmod"] = "sharedmod/ dedup/ gmm/"
 	may["service"] = "service/ sharedmod/ dedup/ wire/ gmm/"
+	# Shares the format of reports with the host's side, and nothing else.
+	may["guest"] = "guest/ sharedmod/report_format.h sharedmod/report_write.h"
 	may["cmd"] = "cmd/"
 	may["preload"] = "preload/"
 	may["cmd/serve.c"] = "cmd/ service/"
@@ -16,6 +18,7 @@ BEGIN {
 	may["bench/stages.c"] = "bench/ cmd/ dedup/ gmm/"
 	may["tests/unit"] = "tests/unit/ tests/support/ gmm/ wire/ dedup/ sharedmod/ service/"
 	may["tests/fuzz"] = "tests/fuzz/ gmm/ wire/ dedup/ sharedmod/ service/"
+	may["tests/guest"] = "tests/guest/ tests/unit/support/ gmm/ sharedmod/"
 	may["tests/api"] = "tests/api/ tests/support/"
 	may["tests/preload"] = "tests/preload/ preload/raw.h"
 	may["tests/support"] = "tests/support/"
@@ -28,7 +31,7 @@ BEGIN {
 	# through "." or "->", is fine.
 	os_call = "(^|[^A-Za-z0-9_.>])(mmap|mmap64|munmap|mremap|mprotect|mlock|madvise|process_madvise|ioctl" \
 		"|userfaultfd|memfd_create|fallocate|sched_setscheduler|clock_gettime|syscall)[ \t]*\\("
-	project = "^(gmm|wire|dedup|sharedmod|service|cmd|bench|tests|docs)/"
+	project = "^(gmm|wire|dedup|sharedmod|service|guest|cmd|bench|tests|docs)/"
 }
 
 function complain(what)

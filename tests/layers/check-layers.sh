@@ -13,7 +13,7 @@ cd -- "$root"
 
 list=$(mktemp)
 trap 'rm -f "$list"' EXIT
-for folder in gmm wire dedup sharedmod service cmd bench preload tests docs/examples include; do
+for folder in gmm wire dedup sharedmod service guest cmd bench preload tests docs/examples include; do
 	if [ -d "$folder" ]; then
 		find "$folder" -type f -name '*.[ch]'
 	fi

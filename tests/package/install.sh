@@ -46,6 +46,9 @@ if [ -x "$prefix/bin/gmm-dedup" ]; then
 	"$prefix/bin/gmm-dedup" --help >"$work/log" || { cat "$work/log"; exit 1; }
 fi
 
+echo "== installed agent for guests"
+"$prefix/bin/gmm-guest" --version >"$work/log" || { cat "$work/log"; exit 1; }
+
 echo "== pkg-config --static"
 rm "$libdir"/libgmm-dedup.so*
 # shellcheck disable=SC2046,SC2086
