@@ -1,12 +1,20 @@
 /* Collects reports; see told.h. */
 #include "tests/guest/told.h"
 
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gmm/sys/sys.h"
+
+/* Also for programs that are no Check tests. */
+#define told_check(condition, what)                                                 \
+	do {                                                                        \
+		if (!(condition)) {                                                 \
+			fprintf(stderr, "%s: %s\n", #condition, what);              \
+			abort();                                                    \
+		}                                                                   \
+	} while (0)
 
 static void forget(struct told *told, struct told_module *module)
 {
@@ -20,7 +28,7 @@ static void on_start(void *arg, const struct gmm__report_hello *hello)
 {
 	struct told *told = arg;
 
-	ck_assert_uint_eq(hello->page_bytes, 4096);
+	told_check(hello->page_bytes == 4096, "");
 	for (int i = 0; i < GMM__REPORT_MODULES_MAX; i++)
 		if (told->modules[i].used)
 			forget(told, &told->modules[i]);
@@ -32,12 +40,12 @@ static void on_add(void *arg, const struct gmm__report_module *module)
 	struct told *told = arg;
 	struct told_module *ours = &told->modules[module->id];
 
-	ck_assert(!ours->used);
+	told_check(!ours->used, "");
 	*ours = (struct told_module){
 		.used = true, .kind = module->kind, .size_bytes = module->size_bytes, .regions = module->n_regions,
 		.gfns = calloc(TOLD_PAGES_MAX, sizeof *ours->gfns),
 	};
-	ck_assert_ptr_nonnull(ours->gfns);
+	told_check(ours->gfns, "none");
 	strcpy(ours->name, module->name);
 	strcpy(ours->version, module->version);
 	for (uint32_t i = 0; i < module->n_regions; i++)
@@ -56,7 +64,7 @@ static void on_remove(void *arg, uint32_t id)
 {
 	struct told *told = arg;
 
-	ck_assert(told->modules[id].used);
+	told_check(told->modules[id].used, "");
 	forget(told, &told->modules[id]);
 	told->removes++;
 }
@@ -76,13 +84,13 @@ struct told *told_new(uint64_t gfn_end)
 	struct told *told = calloc(1, sizeof *told);
 	struct gmm__report_limits limits;
 
-	ck_assert_ptr_nonnull(told);
+	told_check(told, "none");
 	told->mem.sys = gmm__sys_linux();
 	gmm__report_limits_init(&limits, gfn_end);
 	limits.burst_credit = UINT64_MAX;
 	const struct gmm__report_sink sink = { told, on_start, on_add, on_remove, on_done, on_fault };
 	told->parser = gmm__report_create(&told->mem, &limits, &sink);
-	ck_assert_ptr_nonnull(told->parser);
+	told_check(told->parser, "none");
 	return told;
 }
 
@@ -96,8 +104,8 @@ void told_free(struct told *told)
 
 void told_feed(struct told *told, const void *bytes, size_t size)
 {
-	ck_assert_uint_eq(gmm__report_feed(told->parser, 0, bytes, size), size);
-	ck_assert_msg(!told->fault, "fault: %s", gmm__report_fault_name(told->fault));
+	told_check(gmm__report_feed(told->parser, 0, bytes, size) == size, "");
+	told_check(!told->fault, gmm__report_fault_name(told->fault));
 }
 
 void told_feed_file(struct told *told, const char *path)
@@ -106,7 +114,7 @@ void told_feed_file(struct told *told, const char *path)
 	size_t got;
 	FILE *file = fopen(path, "rb");
 
-	ck_assert_ptr_nonnull(file);
+	told_check(file, "none");
 	while ((got = fread(buffer, 1, sizeof buffer, file)) > 0)
 		told_feed(told, buffer, got);
 	fclose(file);

@@ -67,7 +67,7 @@ qemu_root() { # UNPACKED ROOT
 	cp -a "$all/bin" "$all/lib" "$all/usr" "$root/"
 	[ ! -d "$all/lib64" ] || cp -a "$all/lib64" "$root/"
 	rm -rf "$root/lib/modules" "$root/usr/share" "$root/usr/lib/x86_64-linux-gnu/gconv"
-	for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_balloon; do
+	for module in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_balloon virtio_console; do
 		find "$all/lib/modules" -name "$module.ko" -exec cp {} "$root/modules/" \;
 	done
 	ln -sf "$(basename "$(find "$root/usr/bin" -name 'python3.*' -type f)")" "$root/usr/bin/python3"
