@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "dedup/engine.h"
+#include "dedup/errand.h"
 #include "dedup/fork.h"
 #include "dedup/shed.h"
 #include "dedup/visit.h"
@@ -220,42 +221,58 @@ void gmm__tidy_engine(struct gmm__engine *engine)
 		engine->min_run = shed.min_run;
 }
 
-/* Until nothing moves any more; a set moves at least a page, and empties most chunks it takes from. The lock is given
- * away between two sets, so that nobody waits long for a snapshot. */
-static uint64_t tidy_domain(struct gmm__moves *moves, const struct gmm__rehome *rehome)
-{
-	struct gmm__pool *pool = rehome->catalog->pool;
-	uint64_t chunks = give_back(pool), limit = pool->live_chunks;
+/* One set of moves of gmm__tidy_all. */
+struct set {
+	struct gmm_vm *vm;      /* visited */
+	struct gmm__moves *moves;
+	uint64_t from;          /* joins: the gfn to go on with, UINT64_MAX at the end */
+	bool drains;
+	uint64_t moved;
+	uint32_t chunks;        /* given back */
+};
 
-	for (uint64_t i = 0, moved = 1; i < limit && moved > 0; i++) {
-		gmm__lock_take(&rehome->gmm->tidy_lock);
-		moved = drain(moves, rehome);
-		gmm__lock_give(&rehome->gmm->tidy_lock);
-		chunks += give_back(pool);
-	}
-	return chunks;
+/* The lock is given away between two sets, so that nobody waits long for a snapshot. */
+static void tidy_set(void *arg, const struct gmm__merge *merge)
+{
+	struct set *set = arg;
+	struct gmm__rehome rehome = rehome_in(merge->gmm, merge->backend, merge->waits, set->vm);
+
+	gmm__lock_take(&merge->gmm->tidy_lock);
+	set->moved = set->drains ? drain(set->moves, &rehome) : join(set->moves, &rehome, set->vm, &set->from);
+	if (set->drains)
+		set->chunks += give_back(rehome.catalog->pool);
+	gmm__lock_give(&merge->gmm->tidy_lock);
 }
 
-int64_t gmm__tidy_all(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits)
+/* Joins, then compaction until nothing moves any more: a set empties most chunks it takes from. */
+static void tidy_vm(struct set *set, gmm__tidy_run_fn *run)
 {
-	struct gmm__moves *moves = gmm__mem_alloc(&gmm->mem, sizeof *moves);
-	uint64_t chunks = 0;
+	struct gmm *gmm = set->vm->gmm;
+	uint32_t limit = set->vm->domain->pool.n_chunks + 1;
 
-	if (!moves)
+	set->drains = false;
+	for (set->from = 0; set->from != UINT64_MAX && !set->vm->dead;)
+		run(gmm, tidy_set, set);
+	set->drains = true;
+	do
+		run(gmm, tidy_set, set);
+	while (set->moved > 0 && limit-- > 0);
+}
+
+int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
+{
+	struct set set = { .moves = gmm__mem_alloc(&gmm->mem, sizeof *set.moves) };
+
+	if (!set.moves)
 		return -1;
 	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
-		struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
-		for (uint64_t from = 0; from != UINT64_MAX && !vm->dead;) {
-			gmm__lock_take(&gmm->tidy_lock);
-			join(moves, &rehome, vm, &from);
-			gmm__lock_give(&gmm->tidy_lock);
-		}
-		chunks += tidy_domain(moves, &rehome); /* the first VM of a domain leaves little to the others */
+		set.vm = vm;
+		tidy_vm(&set, run); /* the first VM of a domain leaves little to the others */
 		next = gmm__visit_begin(gmm, NULL, vm->number);
 		gmm__visit_end(vm);
 	}
-	gmm__mem_free(&gmm->mem, moves, sizeof *moves);
-	return (int64_t)chunks;
+	gmm__mem_free(&gmm->mem, set.moves, sizeof *set.moves);
+	return set.chunks;
 }
 
 int gmm_instance_compact(struct gmm *gmm, uint64_t *ret_chunks)
@@ -264,16 +281,9 @@ int gmm_instance_compact(struct gmm *gmm, uint64_t *ret_chunks)
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
-	struct gmm__waits waits = { .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
-	int64_t chunks = gmm__tidy_all(gmm, gmm__backend_mapped(), &waits);
+	int64_t chunks = gmm->remote ? 0 : gmm__tidy_all(gmm, gmm__errand_call); /* a service has its pools itself */
 	if (chunks < 0)
 		return GMM_ERR_NO_MEMORY;
-	gmm__lock_take(&gmm->lock);
-	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
-		gmm->ended.freezes[i] += waits.freezes[i];
-	if (waits.longest_ns > gmm->ended.longest_freeze_ns)
-		gmm->ended.longest_freeze_ns = waits.longest_ns;
-	gmm__lock_give(&gmm->lock);
 	if (ret_chunks)
 		*ret_chunks = (uint64_t)chunks;
 	return GMM_OK;

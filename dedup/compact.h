@@ -15,7 +15,9 @@ void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct 
 struct gmm__engine;
 void gmm__tidy_engine(struct gmm__engine *engine);
 
-/* The same for all that there is to do: joins, then compaction. Returns how many chunks went back, or -1 without memory. */
-int64_t gmm__tidy_all(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits);
+/* The same for all that there is to do: joins, then compaction, a set of moves at a time, each by `run`: gmm__errand_call,
+ * or a test's own. Returns how many chunks went back, or -1 without memory. Not while holding any lock or claim. */
+typedef void gmm__tidy_run_fn(struct gmm *gmm, void (*work)(void *arg, const struct gmm__merge *merge), void *arg);
+int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run);
 
 #endif

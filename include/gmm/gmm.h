@@ -178,6 +178,14 @@ enum gmm_ram_end {
  * be in flight into RAM that is not pinned with gmm_vm_pin. */
 int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end);
 
+/* Makes a VM that starts with all pages of the source, of its domain and priority; its RAM is created by the library, at the
+ * same guest addresses. The caller has stopped the source's vCPUs for the call. Both use the same memory afterwards: private
+ * pages of the source become shared; pages that are pinned or cannot be moved (huge ones, and those written since they
+ * were shared) are copied. Pins and set_unshareable of the source are not those of the clone; RAM that somebody mapped over
+ * is not cloned. name may be NULL. On failure there is no clone, and the source has its bytes: _NO_MEMORY, _LIMIT, _SYSTEM;
+ * _INVALID_PARAMETER with a sharing service. */
+int gmm_vm_clone(struct gmm_vm *source, const char *name, struct gmm_vm **ret_vm);
+
 /* ---- RAM slots ------------------------------------------------------------------------------------------ */
 
 /* Creates RAM: zero, private, anonymous, 2 MiB aligned, without transparent huge pages. *ret_addr is its
@@ -190,6 +198,9 @@ int gmm_vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, voi
  * gmm_options.huge_pages says.
  * Refused with the GMM_ERR_RAM_* that fits, _MISALIGNED, _OVERLAP, _NO_MEMORY, _LIMIT. */
 int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_t size);
+
+/* Where a byte of the guest's RAM lies in this process, as long as its slot is there. _NOT_FOUND. */
+int gmm_vm_address(struct gmm_vm *vm, uint64_t guest_addr, void **ret_addr);
 
 /* Removes the slot that starts at guest_addr; as gmm_vm_destroy does for all. _NOT_FOUND and its errors. */
 int gmm_vm_remove_ram(struct gmm_vm *vm, uint64_t guest_addr, enum gmm_ram_end end);

@@ -8,11 +8,17 @@
 #include "tests/unit/support/twins.h"
 #include "tests/unit/support/unit.h"
 
-static void tidy(void)
+static void run_here(struct gmm *gmm, void (*work)(void *arg, const struct gmm__merge *merge), void *arg)
 {
 	struct gmm__waits waits = { .bound_ns = 1000000, .pages = GMM__FREEZE_PAGES };
+	struct gmm__merge merge = { .gmm = gmm, .backend = fake_backend(), .waits = &waits };
 
-	ck_assert_int_ge(gmm__tidy_all(world->gmm, fake_backend(), &waits), 0);
+	work(arg, &merge);
+}
+
+static void tidy(void)
+{
+	ck_assert_int_ge(gmm__tidy_all(world->gmm, run_here), 0);
 	fake_check();
 }
 
