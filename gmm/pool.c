@@ -24,11 +24,13 @@ void gmm__pool_destroy(struct gmm__pool *pool)
 	for (uint32_t i = 0; i < pool->n_chunks; i++)
 		if (pool->chunks[i])
 			gmm__chunk_table_give(pool->table, pool->chunks[i]->id, 1);
-	if (pool->n_chunks)
+	if (pool->n_chunks || pool->spare)
 		urcu_bp_synchronize_rcu(); /* whoever asks another pool for an old id may look at ours (INV-5) */
 	for (uint32_t i = 0; i < pool->n_chunks; i++)
 		if (pool->chunks[i])
 			gmm__mem_free(pool->mem, pool->chunks[i], sizeof *pool->chunks[i]);
+	if (pool->spare)
+		gmm__mem_free(pool->mem, pool->spare, sizeof *pool->spare);
 	gmm__mem_free(pool->mem, pool->chunks, pool->chunks_size * sizeof *pool->chunks);
 	for (uint32_t i = 0; i < pool->n_files; i++) {
 		if (!pool->files[i].bytes)
@@ -131,17 +133,17 @@ static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *re
 
 	if (!place_is_ready(pool, place))
 		return false;
-	struct gmm__chunk *chunk = gmm__mem_alloc(pool->mem, sizeof *chunk);
+	struct gmm__chunk *chunk = pool->spare ? pool->spare : gmm__mem_alloc(pool->mem, sizeof *chunk);
 	if (!chunk)
 		return false;
+	pool->spare = NULL;
 	chunk->file = place / GMM__FILE_CHUNKS;
 	chunk->file_chunk = place % GMM__FILE_CHUNKS;
 	chunk->free = GMM__CHUNK_PAGES;
 	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
 		chunk->record[i].generation = pool->generation & 0x3fff;
 	if (!name_chunk(pool, chunk, place, wanted)) {
-		urcu_bp_synchronize_rcu(); /* its id may have been seen */
-		gmm__mem_free(pool->mem, chunk, sizeof *chunk);
+		pool->spare = chunk; /* its id may have been seen, and nobody may wait for readers with the lock */
 		return false;
 	}
 	if (place == pool->n_chunks) {

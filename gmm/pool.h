@@ -80,6 +80,7 @@ struct gmm__pool {
 	struct gmm__chunk **chunks; /* by place, file * GMM__FILE_CHUNKS + file_chunk; NULL: given back */
 	uint32_t n_chunks;          /* places */
 	uint32_t live_chunks;       /* of them, not given back */
+	struct gmm__chunk *spare;   /* one that got no id; NULL: none */
 	uint32_t chunks_size;       /* allocated length of chunks */
 	struct gmm__pool_file *files;
 	uint32_t n_files;
@@ -162,7 +163,8 @@ uint32_t gmm__pool_drain(struct gmm__pool *pool, uint32_t max_pages, uint32_t ma
 void gmm__pool_drain_end(struct gmm__pool *pool);
 
 /* Gives back chunks of which every page is free: to the file system, the chunk table and our own memory. One other than
- * drained ones is kept, so that a pool at a boundary does not come and go. Returns how many. Not inside an RCU section. */
+ * drained ones is kept, so that a pool at a boundary does not come and go. Returns how many; none of a pool that is kept in
+ * a store, or another process's. Not inside an RCU section. */
 uint32_t gmm__pool_trim(struct gmm__pool *pool);
 
 /* The bytes of a page the caller has a reference to. */

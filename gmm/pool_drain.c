@@ -82,6 +82,8 @@ uint32_t gmm__pool_trim(struct gmm__pool *pool)
 	uint32_t n = 0;
 	int64_t place;
 
+	if (pool->store || pool->mirror)
+		return 0;
 	gmm__lock_take(&pool->lock);
 	while ((place = close_empty(pool)) >= 0) {
 		struct gmm__chunk *chunk = pool->chunks[place];
