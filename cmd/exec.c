@@ -17,7 +17,7 @@
 enum {
 	OPTION_CPU_PERCENT = 256,
 	OPTION_WINDOW,
-	OPTION_NO_HUGE_PAGES,
+	OPTION_HUGE_PAGES,
 	OPTION_LOG,
 };
 
@@ -26,8 +26,9 @@ static const struct argp_option options[] = {
 	{ "socket", 's', "PATH", 0, "share through the service that listens there; without it, inside the program", 0 },
 	{ "cpu-percent", OPTION_CPU_PERCENT, "N", 0, "use N % of one core; 0: no limit (default 20)", 0 },
 	{ "window-ms", OPTION_WINDOW, "N", 0, "share pages not written for N ms, and look as often (default 2000)", 0 },
-	{ "no-huge-pages", OPTION_NO_HUGE_PAGES, NULL, 0,
-	  "take the program's memory in small pages, where it asks for huge ones: huge pages are not shared", 0 },
+	{ "huge-pages", OPTION_HUGE_PAGES, "preserve|always|never|none", 0,
+	  "break huge pages where at least half of one is saved (the default), always, or never; none: the program gets "
+	  "small pages where it asks for huge ones", 0 },
 	{ "log", OPTION_LOG, NULL, 0, "print the library's messages to stderr", 0 },
 	{ 0 },
 };
@@ -61,8 +62,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		gmm__cmd_number(state, "--window-ms", arg, 0, 3600000);
 		set("GMM_DEDUP_WINDOW_MS", arg);
 		return 0;
-	case OPTION_NO_HUGE_PAGES:
-		set("GMM_DEDUP_HUGE_PAGES", "no");
+	case OPTION_HUGE_PAGES:
+		if (strcmp(arg, "preserve") && strcmp(arg, "always") && strcmp(arg, "never") && strcmp(arg, "none"))
+			argp_error(state, "--huge-pages: '%s' is none of preserve, always, never, none", arg);
+		set("GMM_DEDUP_HUGE_PAGES", arg);
 		return 0;
 	case OPTION_LOG:
 		set("GMM_DEDUP_LOG", "1");

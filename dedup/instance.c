@@ -92,7 +92,7 @@ static struct gmm *new_instance(const struct gmm_options *options, const struct 
 	gmm->options = *options;
 	gmm->options.socket = NULL;
 	gmm->max_mappings = options->max_mappings ? options->max_mappings : gmm__sys_max_map_count(sys) / 2;
-	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = -1;
+	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = gmm->maps = -1;
 	init_locks(gmm);
 	gmm__chunk_table_init(&gmm->chunks, &gmm->mem);
 	gmm__chunk_table_init(&gmm->remote_chunks, &gmm->mem);
@@ -144,7 +144,8 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 	if (!ret_gmm || (options && (options->struct_size != sizeof *options || options->wait_bound_us < 20 ||
 				     options->wait_bound_us > 100000 ||
 				     (unsigned)options->huge_pages > GMM_HUGE_NEVER ||
-				     (unsigned)options->repair > GMM_REPAIR_PROMISED)))
+				     (unsigned)options->repair > GMM_REPAIR_ASK ||
+				     (options->repair == GMM_REPAIR_ASK && !options->may_repair))))
 		return GMM_ERR_INVALID_PARAMETER;
 	return gmm__instance_open(options ? options : &defaults, gmm__sys_linux(), ret_gmm);
 }

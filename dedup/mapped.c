@@ -267,12 +267,36 @@ static void copy_pages(const struct gmm__slot *slot, uint32_t first, uint32_t co
 		((uint64_t *)to)[i] = ((const volatile uint64_t *)from)[i];
 }
 
+/* An embedder who does not promise may not know either what its program maps. Pages written since they were shared look
+ * like any others of the program's: they are ours only where our mapping is still there. */
+static bool are_covers(const struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	struct gmm *gmm = gmm_of(slot);
+	void *stop = NULL;
+	uint64_t shown = 0, offset;
+	int fd;
+
+	for (uint32_t page = first; page < first + count; page++, shown += GMM__PAGE_BYTES) {
+		uint8_t *host = gmm__slot_host(slot, page);
+		if (!gmm__state_is_covered(gmm__slot_state(slot, page)))
+			continue;
+		gmm__pool_where(&slot->vm->domain->pool, slot->value[page], &fd, &offset);
+		if (host >= (uint8_t *)stop && gmm__sys_of(gmm)->maps_shown_at(gmm->maps, host, fd, &shown, &stop) != 0)
+			return false;
+		if (shown != offset)
+			return false;
+	}
+	return true;
+}
+
 static int mapped_hold(struct gmm__slot *slot, uint32_t first, uint32_t count)
 {
 	struct gmm *gmm = gmm_of(slot);
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(slot, first);
 
+	if (gmm->maps >= 0 && !are_covers(slot, first, count))
+		return -ENOENT;
 	int rc = sys->uffd_watch(gmm->freeze_uffd, host, bytes_of(count), GMM__WATCH_WP);
 	if (rc == 0)
 		rc = sys->uffd_protect(gmm->freeze_uffd, host, bytes_of(count), true);
@@ -308,8 +332,11 @@ int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t
 	int rc = mapped_hold(slot, first, count);
 	if (rc != 0)
 		return rc;
-	copy_pages(slot, first, count, copy);
-	intptr_t to = sys->remap_fixed(copy, bytes, host);
+	intptr_t to = -EBUSY;
+	if (gmm__pins_excluded(gmm)) {
+		copy_pages(slot, first, count, copy);
+		to = sys->remap_fixed(copy, bytes, host);
+	}
 	if (gmm__is_errno(to)) {
 		mapped_let_go(slot, first, count);
 		return (int)to;

@@ -47,6 +47,8 @@ int gmm__mapped_open(struct gmm *gmm)
 	gmm->track_uffd = sys->uffd_open(GMM__UFFD_TRACK);
 	gmm->freeze_uffd = sys->uffd_open(GMM__UFFD_FREEZE);
 	gmm->pagemap = sys->pagemap_open();
+	if (gmm->options.repair == GMM_REPAIR_ASK)
+		gmm->maps = sys->maps_open();
 	int status = gmm->track_uffd < 0 || gmm->freeze_uffd < 0 || gmm->pagemap < 0 ? GMM_ERR_SYSTEM : GMM_OK;
 	if (status == GMM_OK)
 		status = open_staging(gmm);
@@ -68,7 +70,9 @@ void gmm__mapped_close(struct gmm *gmm)
 		sys->file_close(gmm->freeze_uffd);
 	if (gmm->pagemap >= 0)
 		sys->file_close(gmm->pagemap);
-	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = -1;
+	if (gmm->maps >= 0)
+		sys->file_close(gmm->maps);
+	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = gmm->maps = -1;
 }
 
 /* ---- RAM -------------------------------------------------------------------------------------------------- */

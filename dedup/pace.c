@@ -25,6 +25,12 @@ void gmm__pace_begin(struct gmm__engine *engine)
 		       (gmm->remote && gmm->remote->offering_all);
 }
 
+static bool may_repair(const struct gmm *gmm)
+{
+	/* What the program maps itself must be told apart from ours. */
+	return gmm->options.repair == GMM_REPAIR_PROMISED || (gmm->options.repair == GMM_REPAIR_ASK && gmm->maps >= 0);
+}
+
 struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, struct gmm__effort *effort)
 {
 	bool covers = looks_at_covers(engine) || gmm__effort_is_low(effort);
@@ -32,7 +38,7 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, str
 	return (struct gmm__scan_options){
 		.no_window = engine->gmm->options.window_ms == 0,
 		.covers = covers,
-		.repair = covers && engine->gmm->options.repair == GMM_REPAIR_PROMISED,
+		.repair = covers && may_repair(engine->gmm),
 		.survey = gmm__effort_survey(effort) ||
 			  (engine->gmm->remote && engine->gmm->remote->offering_all),
 		.with_budget = engine->retry_budget,

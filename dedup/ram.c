@@ -228,7 +228,7 @@ static int privatise_part(const struct gmm__part *part, bool broken_stay)
 			int rc = gmm__backend_mapped()->privatise(part->slot, page, n, &done);
 			gmm__account_uncovered(part->slot, page, done, GMM_PAGE_VOLATILE);
 			if (rc != 0)
-				return rc == -ENOMEM ? GMM_ERR_LIMIT : GMM_ERR_SYSTEM;
+				return rc == -ENOMEM ? GMM_ERR_LIMIT : rc == -EBUSY ? GMM_ERR_PINNED : GMM_ERR_SYSTEM;
 		}
 		page += n + 1;
 	}
@@ -253,7 +253,7 @@ static int check_need(const struct gmm *gmm, const struct need *need)
 {
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 
-	if (need->broken && gmm__sys_pinned_bytes(sys) > 0)
+	if ((need->broken && gmm__sys_pinned_bytes(sys) > 0) || (need->pages && !gmm__pins_excluded(gmm)))
 		return GMM_ERR_PINNED;
 	if (need->pages && need->pages * GMM__PAGE_BYTES > gmm__sys_available_bytes(sys))
 		return GMM_ERR_NO_MEMORY;

@@ -50,7 +50,8 @@ static int replace_held(const struct repair *r, uint32_t page, gmm__page_id to)
 {
 	const struct gmm__backend *backend = r->merge->backend;
 
-	if (!gmm__verify_twins(backend->bytes(r->slot, page), gmm__pool_bytes(r->merge->catalog->pool, to)))
+	if (!gmm__pins_excluded(r->merge->gmm) ||
+	    !gmm__verify_twins(backend->bytes(r->slot, page), gmm__pool_bytes(r->merge->catalog->pool, to)))
 		return -1;
 	return to == r->slot->value[page] ? backend->show_pool(r->slot, page, 1) : backend->remap(r->slot, page, 1, to);
 }
@@ -156,7 +157,7 @@ void gmm__repair_region(const struct gmm__merge *merge)
 	struct repair r = { .merge = merge, .slot = region->slot };
 	uint32_t end = region->first + region->count;
 
-	if (gmm__sys_pinned_bytes(gmm__sys_of(merge->gmm)) > 0 ||
+	if (gmm__sys_pinned_bytes(gmm__sys_of(merge->gmm)) > 0 || !gmm__pins_excluded(merge->gmm) ||
 	    merge->backend->scan(r.slot, region->first, region->count, &copies, r.is) <= 0)
 		return;
 	for (uint32_t page = region->first; page < end;) {

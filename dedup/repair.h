@@ -2,7 +2,7 @@
  * in 16 is shared still) become plain private memory again, with dirty tracking.
  *
  * The kernel cannot say whether a broken page is pinned, so this is done only under the embedder's promise
- * (GMM_REPAIR_PROMISED) and while the process has no pinned memory that the kernel knows of.
+ * (GMM_REPAIR_PROMISED), or with its consent each time (GMM_REPAIR_ASK), and while the process has no pinned memory that the kernel knows of.
  */
 #ifndef DEDUP_REPAIR_H
 #define DEDUP_REPAIR_H

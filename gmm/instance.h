@@ -57,6 +57,7 @@ struct gmm {
 	int track_uffd;               /* asynchronous write-protect; MOVE */
 	int freeze_uffd;              /* synchronous write-protect, for unsharing */
 	int pagemap;
+	int maps;                     /* to ask what is mapped; -1: not asked for, or the kernel cannot tell */
 	uint8_t *staging;             /* where frozen pages are looked at; guarded by freeze_lock */
 	uint32_t staging_pages;       /* in use at its start, to be freed; guarded by freeze_lock */
 	struct gmm__chunk_table chunks;
@@ -99,6 +100,13 @@ struct gmm {
 static inline const struct gmm__sys *gmm__sys_of(const struct gmm *gmm)
 {
 	return gmm->mem.sys;
+}
+
+/* Whether pages that are write-protected since before the call can be replaced though a pin of theirs
+ * would not show: under GMM_REPAIR_ASK the embedder knows. Else the rules of gmm.h for callers must do. */
+static inline bool gmm__pins_excluded(const struct gmm *gmm)
+{
+	return gmm->options.repair != GMM_REPAIR_ASK || gmm->options.may_repair(gmm->options.may_repair_arg);
 }
 
 void gmm__log(struct gmm *gmm, enum gmm_log_level level, const char *format, ...)

@@ -314,8 +314,10 @@ int gmm__hook_mlockall(int flags)
 	long rc = gmm__raw(SYS_mlockall, flags);
 	if (rc == 0 && (flags & MCL_CURRENT))
 		gmm__ranges_exclude(0, UINTPTR_MAX, GMM__ASIDE_LOCKED);
-	if (rc == 0)
-		gmm__ranges_lock_future(flags & MCL_FUTURE);
+	if (rc == 0 && (flags & MCL_FUTURE))
+		gmm__ranges_exclude_future(GMM__ASIDE_LOCKED);
+	else if (rc == 0)
+		gmm__ranges_include_future(GMM__ASIDE_LOCKED);
 	gmm__ranges_resume();
 	rc = gmm__raw_result(rc);
 	gmm__ranges_unlock(&guard);
@@ -331,7 +333,7 @@ int gmm__hook_munlockall(void)
 	gmm__ranges_lock(&guard);
 	long rc = gmm__raw(SYS_munlockall);
 	if (rc == 0) {
-		gmm__ranges_lock_future(false);
+		gmm__ranges_include_future(GMM__ASIDE_LOCKED);
 		gmm__ranges_include(0, UINTPTR_MAX, GMM__ASIDE_LOCKED);
 		gmm__ranges_resume();
 	}

@@ -2,12 +2,14 @@
  * process; and libc's syscall, which may be any of them. */
 #include <dlfcn.h>
 #include <linux/userfaultfd.h>
+#include <linux/vhost.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "preload/direct.h"
 #include "preload/hooks.h"
 #include "preload/ranges.h"
 #include "preload/raw.h"
@@ -57,6 +59,8 @@ int gmm__hook_ioctl(int fd, unsigned long request, ...)
 	va_start(args, request);
 	void *arg = va_arg(args, void *);
 	va_end(args);
+	if (request == VHOST_SCSI_SET_ENDPOINT)
+		gmm__ranges_give_up(GMM__ASIDE_UNPINNED, "it uses vhost-scsi, whose transfers the kernel does not show");
 	if (request == UFFDIO_REGISTER) {
 		struct uffdio_register *reg = arg;
 		if (gmm__ranges_touch((void *)(uintptr_t)reg->range.start, reg->range.len))
@@ -77,16 +81,8 @@ EXPORT_HOOK(ioctl);
  * what it copies, and nothing frozen. */
 static void give_all_up(void)
 {
-	struct gmm__guard guard;
-
-	if (!gmm__ranges_touch(NULL, SIZE_MAX))
-		return;
-	gmm__ranges_lock(&guard);
-	if (!gmm__ranges_suspend(0, UINTPTR_MAX))
-		gmm__sharing_tell("warning", "a process is cloned while memory that it copies is shared");
-	gmm__ranges_forget(0, UINTPTR_MAX);
-	gmm__sharing_tell("the memory of this process is not shared any more", "it was cloned without fork");
-	gmm__ranges_unlock(&guard);
+	if (gmm__ranges_touch(NULL, SIZE_MAX))
+		gmm__ranges_give_up(GMM__ASIDE_CLONED, "it was cloned without fork");
 }
 
 EXPORT pid_t _Fork(void)
@@ -137,6 +133,10 @@ static long memory_call(long number, const long *a, bool *ret_done)
 		return gmm__hook_munlockall();
 	case SYS_mbind:
 		return gmm__hook_mbind((void *)a[0], (unsigned long)a[1], (int)a[2], (void *)a[3], (unsigned long)a[4], (unsigned)a[5]);
+	case SYS_io_setup:
+		gmm__direct_uncounted();
+		*ret_done = false;
+		return 0;
 	case SYS_ioctl:
 		return gmm__hook_ioctl((int)a[0], (unsigned long)a[1], (void *)a[2]);
 	default:

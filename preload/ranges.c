@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
+#include "preload/direct.h"
 #include "preload/raw.h"
 #include "preload/sharing.h"
 
@@ -27,7 +28,7 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct range table[RANGES_MAX];
 static _Atomic unsigned used; /* entries that ever held a range; rises only */
 static uint64_t next_guest;
-static bool future_locked;
+static uint8_t future_aside; /* enum gmm__aside */
 static bool inherited;
 
 /* ---- lock and forks ---------------------------------------------------------------------------------------------- */
@@ -200,7 +201,14 @@ static void tell_refused(int status)
 static int adopt(struct range *range)
 {
 	struct gmm_vm *vm = vm_with_fork_handlers();
+	const char *why = vm ? gmm__direct_any_unpinned() : NULL;
 
+	if (why) {
+		gmm__sharing_tell("the memory of this process is not shared", why);
+		gmm__ranges_exclude_future(GMM__ASIDE_UNPINNED);
+		range->aside |= GMM__ASIDE_UNPINNED;
+		return GMM_OK;
+	}
 	if (!vm)
 		return GMM_ERR_WRONG_ORDER;
 	int status = gmm_vm_adopt_ram(vm, range->guest, (void *)range->start, range->end - range->start);
@@ -217,7 +225,10 @@ static bool release(struct range *range, enum gmm_ram_end end)
 {
 	struct gmm_vm *vm = gmm__sharing_vm();
 
-	if (gmm_vm_remove_ram(vm, range->guest, end) == GMM_OK) {
+	gmm__direct_drain();
+	int status = gmm_vm_remove_ram(vm, range->guest, end);
+	gmm__direct_go();
+	if (status == GMM_OK) {
 		range->managed = range->stuck = false;
 		return true;
 	}
@@ -281,9 +292,29 @@ void gmm__ranges_resume(void)
 	}
 }
 
-void gmm__ranges_lock_future(bool locked)
+void gmm__ranges_exclude_future(enum gmm__aside why)
 {
-	future_locked = locked;
+	future_aside |= (uint8_t)why;
+}
+
+void gmm__ranges_include_future(enum gmm__aside why)
+{
+	future_aside &= (uint8_t)~why;
+}
+
+void gmm__ranges_give_up(enum gmm__aside why, const char *text)
+{
+	struct gmm__guard guard;
+
+	gmm__ranges_lock(&guard);
+	if (!(future_aside & why)) {
+		bool all = gmm__ranges_suspend(0, UINTPTR_MAX);
+		gmm__ranges_exclude(0, UINTPTR_MAX, why);
+		gmm__ranges_exclude_future(why);
+		gmm__sharing_tell(all ? "the memory of this process is not shared" :
+				  "the memory of this process is not shared any further, but some of it still is", text);
+	}
+	gmm__ranges_unlock(&guard);
 }
 
 /* ---- wanting ----------------------------------------------------------------------------------------------------------- */
@@ -306,7 +337,7 @@ static bool is_heap_or_stack(uintptr_t start, uintptr_t end)
 
 static bool add(uintptr_t start, uintptr_t end)
 {
-	struct range *range = new_entry(start, end, next_guest, future_locked ? GMM__ASIDE_LOCKED : GMM__ASIDE_NOT);
+	struct range *range = new_entry(start, end, next_guest, future_aside);
 
 	if (!range)
 		return false;

@@ -27,6 +27,8 @@ enum gmm__aside {
 	GMM__ASIDE_LOCKED = 1 << 0,    /* mlock */
 	GMM__ASIDE_WATCHED = 1 << 1,   /* a userfaultfd of the program */
 	GMM__ASIDE_PROTECTED = 1 << 2, /* mprotect: not readable and writable, or executable */
+	GMM__ASIDE_UNPINNED = 1 << 3,  /* something writes to memory without a pin; for good */
+	GMM__ASIDE_CLONED = 1 << 4,    /* the process was cloned without fork; for good */
 };
 
 /* Whether any of [addr, addr + size) is in the table. Takes no lock; safe anywhere. */
@@ -59,8 +61,12 @@ void gmm__ranges_include(uintptr_t start, uintptr_t end, enum gmm__aside why);
 void gmm__ranges_forget(uintptr_t start, uintptr_t end);
 void gmm__ranges_resume(void);
 
-/* mlockall(MCL_FUTURE) and its end: new ranges are locked from the start. */
-void gmm__ranges_lock_future(bool locked);
+/* The same for ranges still to come. */
+void gmm__ranges_exclude_future(enum gmm__aside why);
+void gmm__ranges_include_future(enum gmm__aside why);
+
+/* Takes the lock itself: nothing is shared any more, now or later. Said once. */
+void gmm__ranges_give_up(enum gmm__aside why, const char *text);
 
 /* The first part of [start, end) that is in the table. False: none. */
 struct gmm__part_of_range {

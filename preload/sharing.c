@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "preload/direct.h"
 #include "preload/raw.h"
 
 static struct gmm *instance;
@@ -48,6 +49,15 @@ static void read_figure(const char *name, uint32_t *figure)
 		*figure = (uint32_t)value;
 }
 
+static enum gmm_huge_pages read_huge_pages(void)
+{
+	const char *text = getenv("GMM_DEDUP_HUGE_PAGES");
+
+	if (text && strcmp(text, "always") == 0)
+		return GMM_HUGE_ALWAYS;
+	return text && strcmp(text, "never") == 0 ? GMM_HUGE_NEVER : GMM_HUGE_PRESERVE;
+}
+
 static int open_instance(void)
 {
 	struct gmm_options options;
@@ -59,6 +69,12 @@ static int open_instance(void)
 	read_figure("GMM_DEDUP_WINDOW_MS", &options.window_ms);
 	if (options.window_ms > 0) /* a pass finds what has rested since the one before */
 		options.pass_interval_ms = options.window_ms;
+	options.repair = gmm__direct_open() ? GMM_REPAIR_ASK : GMM_REPAIR_NEVER;
+	options.may_repair = gmm__direct_may_repair;
+	options.huge_pages = read_huge_pages();
+	const char *socket = getenv("GMM_DEDUP_SOCKET");
+	if (socket && *socket)
+		options.socket = socket;
 	int status = gmm_instance_open(&options, &instance);
 	if (status != GMM_OK)
 		return status;
@@ -112,5 +128,5 @@ bool gmm__sharing_huge_pages(void)
 {
 	const char *text = getenv("GMM_DEDUP_HUGE_PAGES");
 
-	return !text || strcmp(text, "no") != 0;
+	return !text || strcmp(text, "none") != 0;
 }

@@ -78,6 +78,11 @@ struct gmm__sys {
 			    struct gmm__scan_range *ranges, size_t max_ranges, void **ret_end);
 	int (*pagemap_arm)(int fd, void *start, void *end);
 
+	/* The process's mappings (Linux 6.11). maps_open returns a descriptor, or -ENOTTY where they cannot be asked for. shown_at
+	 * tells which part of a file is mapped at an address and where that mapping ends; -ENOENT: none, or another file. */
+	int (*maps_open)(void);
+	int (*maps_shown_at)(int maps, const void *addr, int file, uint64_t *ret_offset, void **ret_end);
+
 	/* The pool's files. */
 	int (*file_create)(const char *name);
 	int (*file_resize)(int fd, uint64_t size);

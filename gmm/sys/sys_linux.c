@@ -16,7 +16,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -232,6 +234,42 @@ static int host_pagemap_arm(int fd, void *start, void *end)
 	return 0;
 }
 
+static int query_map(int maps, const void *addr, struct procmap_query *query)
+{
+	*query = (struct procmap_query){ .size = sizeof *query, .query_addr = (uintptr_t)addr };
+	return result(ioctl(maps, PROCMAP_QUERY, query));
+}
+
+static int host_maps_open(void)
+{
+	int maps = result(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
+	struct procmap_query query;
+
+	if (maps < 0)
+		return maps;
+	if (query_map(maps, &query, &query) == 0)
+		return maps;
+	close(maps);
+	return -ENOTTY;
+}
+
+static int host_maps_shown_at(int maps, const void *addr, int file, uint64_t *ret_offset, void **ret_end)
+{
+	struct procmap_query query;
+	struct stat st;
+
+	int rc = query_map(maps, addr, &query);
+	if (rc == 0)
+		rc = result(fstat(file, &st));
+	if (rc != 0)
+		return rc;
+	if (query.inode != st.st_ino || query.dev_major != major(st.st_dev) || query.dev_minor != minor(st.st_dev))
+		return -ENOENT;
+	*ret_offset = query.vma_offset + ((uintptr_t)addr - query.vma_start);
+	*ret_end = (void *)(uintptr_t)query.vma_end;
+	return 0;
+}
+
 static int host_file_create(const char *name)
 {
 	return result(memfd_create(name, MFD_CLOEXEC));
@@ -438,6 +476,7 @@ const struct gmm__sys *gmm__sys_linux(void)
 		.uffd_unwatch = host_uffd_unwatch, .uffd_wake = host_uffd_wake, .uffd_protect = host_uffd_protect,
 		.uffd_move = host_uffd_move, .uffd_copy = host_uffd_copy, .pagemap_open = host_pagemap_open,
 		.pagemap_scan = host_pagemap_scan, .pagemap_arm = host_pagemap_arm,
+		.maps_open = host_maps_open, .maps_shown_at = host_maps_shown_at,
 		.file_create = host_file_create, .file_resize = host_file_resize, .file_write = host_file_write,
 		.file_punch = host_file_punch, .file_close = host_file_close, .file_read = host_file_read,
 		.witness_open = host_witness_open,

@@ -97,6 +97,8 @@ enum gmm_repair {
 	GMM_REPAIR_NEVER,    /* leave them alone: private until they are unshared or discarded */
 	GMM_REPAIR_PROMISED, /* share them again where their bytes are equal again. The embedder promises that devices write to
 	                      * guest RAM only where it is pinned with gmm_vm_pin: the kernel has no way to see a pin there */
+	GMM_REPAIR_ASK,      /* the same, but instead of a promise gmm_options.may_repair is asked; and mappings
+	                      * over adopted RAM that the library does not know of are left alone. From Linux 6.11 on; NEVER before */
 };
 
 /* Transparent huge pages in adopted RAM: their pages can be shared only after they are broken into small ones. */
@@ -128,6 +130,12 @@ struct gmm_options {
 	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
 	                               * at once (INV-7). 20 to 100000. Default 200 */
 	enum gmm_repair repair;       /* Default never */
+	/* For GMM_REPAIR_ASK. True: no device is writing to guest RAM now, except where it is pinned with gmm_vm_pin. A
+	 * transfer that begins later is no matter. Asked before pages are looked at and again while they are write-protected,
+	 * by the engine and inside calls that make pages private; these answer GMM_ERR_PINNED where it is false. It must not
+	 * touch guest RAM, allocate, log, call the library or take a lock that a thread holds that does so. */
+	bool (*may_repair)(void *arg);
+	void *may_repair_arg;
 	const char *socket;           /* of a sharing service (gmm-dedup serve), which shares among the VMs of all its clients in
 	                               * a trust domain; copied. NULL: share among the VMs of this instance. Default NULL */
 	enum gmm_huge_pages huge_pages; /* Default preserve */

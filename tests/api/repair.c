@@ -163,6 +163,45 @@ START_TEST(no_write_is_lost_while_pages_are_repaired)
 }
 END_TEST
 
+static atomic_bool consent;
+
+static bool may_repair(void *arg)
+{
+	(void)arg;
+	return atomic_load(&consent);
+}
+
+/* Asked instead of promised: nothing is put in another place while the embedder says no. */
+START_TEST(nothing_moves_without_consent)
+{
+	struct gmm_options options;
+	struct gmm *gmm;
+
+	gmm_options_init(&options);
+	options.cpu_percent = 0;
+	options.window_ms = 0;
+	options.pass_interval_ms = 1;
+	options.repair = GMM_REPAIR_ASK;
+	ck_assert_int_eq(gmm_instance_open(&options, &gmm), GMM_ERR_INVALID_PARAMETER);
+	options.may_repair = may_repair;
+	assert_ok(gmm_instance_open(&options, &gmm));
+	struct pair pair = pair_open(gmm);
+	page_fill(pair.ram[0] + 10 * PAGE, SEED + 200);
+	assert_eventually(vm_state(pair.vm[0], GMM_PAGE_BROKEN) == 1);
+	engine_passes(gmm, 20);
+	ck_assert_uint_eq(vm_state(pair.vm[0], GMM_PAGE_BROKEN), 1);
+	ck_assert_int_eq(gmm_vm_unshare(pair.vm[0], 0, PAGES * PAGE), GMM_ERR_PINNED);
+	ck_assert_uint_eq(vm_state(pair.vm[0], GMM_PAGE_SHARED), PAGES - 1);
+	atomic_store(&consent, true);
+	assert_eventually(vm_stats_of(pair.vm[0]).repairs == 1);
+	assert_ok(gmm_engine_pause(gmm));
+	assert_ok(gmm_vm_unshare(pair.vm[0], 0, PAGES * PAGE));
+	ck_assert_uint_eq(vm_stats_of(pair.vm[0]).references, 0);
+	ck_assert(page_is(pair.ram[0] + 10 * PAGE, SEED + 200));
+	pair_close(&pair);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *tests[] = {
@@ -172,6 +211,7 @@ int main(void)
 		nothing_is_repaired_without_the_promise,
 		pinned_broken_pages_stay_where_they_are,
 		no_write_is_lost_while_pages_are_repaired,
+		nothing_moves_without_consent,
 	};
 
 	return suite_main("repair", tests, sizeof tests / sizeof tests[0], 120);

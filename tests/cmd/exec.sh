@@ -28,6 +28,7 @@ refused 2 "not found" --  no-such-program
 refused 2 "not found" "$work/no-such-program"
 refused 2 "is not a number" --cpu-percent x true
 refused 2 "is not a name" --domain '' true
+refused 2 "is none of" --huge-pages some true
 refused 2 "unrecognized option" --no-such-option true
 refused 2 "not a regular file" "$work"
 echo text >"$work/text"

@@ -76,7 +76,7 @@ boot() {
 	[ ! -s "$work/$name.err" ] || fail "$name: messages: $(cat "$work/$name.err")"
 }
 
-boot small --no-huge-pages
+boot small --huge-pages none
 [ "$mappings" -gt 100 ] || fail "small pages: nothing was shared"
 boot huge
 # QEMU asks for huge pages; the library passes that on.

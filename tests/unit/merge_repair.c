@@ -2,6 +2,7 @@
  * embedder has promised that nothing is pinned.
  */
 #include <errno.h>
+#include <unistd.h>
 
 #include "tests/unit/support/twins.h"
 #include "tests/unit/support/unit.h"
@@ -166,6 +167,81 @@ START_TEST(not_while_memory_is_pinned)
 }
 END_TEST
 
+/* Consents as often as the test says, and counts how often it was asked. */
+struct consent {
+	int left;
+	int asked;
+};
+
+static bool consents(void *arg)
+{
+	struct consent *consent = arg;
+
+	consent->asked++;
+	return consent->left-- > 0;
+}
+
+static void open_asking(struct consent *consent)
+{
+	open_shared(GMM_REPAIR_NEVER);
+	world->gmm->options.repair = GMM_REPAIR_ASK;
+	world->gmm->maps = dup(STDERR_FILENO); /* the fake backend has no mappings to ask for */
+	world->gmm->options.may_repair = consents;
+	world->gmm->options.may_repair_arg = consent;
+	fake_fill(b, 3, 77);
+}
+
+START_TEST(with_consent)
+{
+	struct consent consent = { .left = 1000 };
+
+	open_asking(&consent);
+	fake_passes(9);
+	fake_fill(b, 3, 4);
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	ck_assert_int_ge(consent.asked, 2);
+	fake_close();
+}
+END_TEST
+
+START_TEST(not_without_consent)
+{
+	struct consent consent = { 0 };
+
+	open_asking(&consent);
+	assert_no_repair();
+	ck_assert_int_ge(consent.asked, 1);
+}
+END_TEST
+
+/* Consents until a page is held. */
+static bool consents_before(void *arg)
+{
+	(void)arg;
+	return world->steps[FAKE_BEFORE_HOLD] == 0;
+}
+
+/* A transfer that began between the first question and the write-protection. */
+START_TEST(not_when_consent_is_withdrawn_while_it_is_held)
+{
+	struct consent consent = { .left = 1000 };
+
+	open_asking(&consent);
+	world->gmm->options.may_repair = consents_before;
+	fake_passes(9);
+	fake_fill(b, 3, 4);
+	fake_passes(18);
+	ck_assert_uint_eq(world->steps[FAKE_BEFORE_HOLD], 1);
+	assert_state(b, 3, GMM_PAGE_BROKEN);
+	ck_assert_uint_eq(b->vm->stats.repairs, 0);
+	world->gmm->options.may_repair = consents;
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	fake_close();
+}
+END_TEST
+
 /* A swapped copy is not read: that would bring it back. */
 START_TEST(not_what_is_swapped)
 {
@@ -296,6 +372,9 @@ int main(void)
 		short_runs_make_room_for_long_ones, nothing_makes_room_without_the_promise, over_the_budget,
 		not_without_the_promise,
 		not_while_memory_is_pinned, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,
+		with_consent, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,
+		not_without_consent, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,
+		not_when_consent_is_withdrawn_while_it_is_held, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,
 		show_pool_fails, remap_fails, remap_within_the_budget, pinned_pages_stay,
 	};
 
