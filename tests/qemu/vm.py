@@ -3,9 +3,11 @@
 
 vm.py qmp SOCKET COMMAND [ARGUMENTS-AS-JSON]   one QMP command; prints what it returns
 vm.py run SOCKET SECONDS COMMAND               one shell command in the guest; its output and exit status
+vm.py pss SOCKET PID MIB                       KiB that the process answers for in the guest's RAM
 vm.py postcopy SOCKET URI                      migrates away by postcopy; waits until it is completed
 """
 import json
+import re
 import socket
 import sys
 import time
@@ -66,6 +68,23 @@ def run(path, seconds, command):
         print(line.decode(errors="replace"), flush=True)
 
 
+def pss(path, pid, mib):
+    """RAM is one range in the process, which is cut into many mappings by sharing."""
+    answer = Qmp(path).call("human-monitor-command", {"command-line": "gpa2hva 0"})
+    start = int(re.search(r"is (0x[0-9a-f]+)", answer).group(1), 16)
+    end = start + (mib << 20)
+    total = 0
+    inside = False
+    with open("/proc/%d/smaps" % pid) as smaps:
+        for line in smaps:
+            mapping = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+            if mapping:
+                inside = start <= int(mapping.group(1), 16) < end
+            elif inside and line.startswith(("Pss:", "SwapPss:")):
+                total += int(line.split()[1])
+    print(total)
+
+
 def postcopy(path, uri):
     qmp = Qmp(path)
     qmp.call("migrate-set-capabilities", {"capabilities": [{"capability": "postcopy-ram", "state": True}]})
@@ -94,6 +113,8 @@ def main():
         print(json.dumps(Qmp(path).call(sys.argv[3], arguments)))
     elif verb == "run":
         sys.exit(run(path, float(sys.argv[3]), sys.argv[4]))
+    elif verb == "pss":
+        pss(path, int(sys.argv[3]), int(sys.argv[4]))
     elif verb == "postcopy":
         postcopy(path, sys.argv[3])
 
