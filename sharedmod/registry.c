@@ -9,6 +9,9 @@
 /* Buckets are made once: a table that resizes itself needs a thread. Freeing waits for so many to free. */
 enum { MODULE_BUCKETS = 4096, RECORD_BUCKETS = 8192, RETIRED_MAX = 64, RETRY_PASSES = 8 };
 
+/* A pass checks as many pages of a VM as its domain has RAM, and so many more. */
+enum { PASS_PAGES_MIN = 64 * 1024 };
+
 static const size_t tables_bytes = (MODULE_BUCKETS + RECORD_BUCKETS) * sizeof(struct cds_lfht_node);
 
 /* ---- keys ------------------------------------------------------------------------------------------------- */
@@ -499,6 +502,7 @@ struct gmm__module_record *gmm__registry_hold_due(struct gmm__registry *registry
 	struct gmm__vm_modules *of_vm = vm->modules;
 	if (of_vm && of_vm->pass != registry->pass) {
 		of_vm->pass = registry->pass;
+		of_vm->pages_left = PASS_PAGES_MIN + vm->domain->pages;
 		of_vm->cursor = of_vm->records;
 	}
 	struct gmm__module_record *record = of_vm ? of_vm->cursor : NULL;
@@ -507,6 +511,10 @@ struct gmm__module_record *gmm__registry_hold_due(struct gmm__registry *registry
 		record = record->next;
 	if (of_vm)
 		of_vm->cursor = record;
+	if (record && of_vm->pages_left == 0) { /* the rest is for the next pass */
+		registry->due = true;
+		record = NULL;
+	}
 	if (record)
 		record->refs++;
 	gmm__lock_give(&registry->lock);
@@ -519,6 +527,8 @@ void gmm__registry_set_checked(struct gmm__registry *registry, struct gmm__modul
 	gmm__lock_take(&registry->lock);
 	struct gmm__vm_modules *of_vm = record->vm->modules;
 	bool first = record->next_page == 0;
+	uint32_t done = next_page - record->next_page;
+	of_vm->pages_left = of_vm->pages_left > done ? of_vm->pages_left - done : 0;
 	record->incomplete = (!first && record->incomplete) || !complete;
 	record->missed = (!first && record->missed) || again;
 	record->next_page = next_page < record->module->pages.pages ? next_page : 0;

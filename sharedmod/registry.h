@@ -80,6 +80,7 @@ struct gmm__vm_modules {
 	struct gmm__module_record *records;
 	struct gmm__module_record *cursor;    /* the engine's, in this pass; NULL: at the end */
 	uint64_t pass;                    /* it belongs to */
+	uint64_t pages_left;              /* to be checked in this pass, so that no guest can hold it up for long */
 	uint32_t n;
 	uint64_t runs;                    /* of all records */
 };

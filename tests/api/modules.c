@@ -102,6 +102,8 @@ START_TEST(every_status)
 	assert_status(gmm_module_check(vm, 1, 0, NULL), GMM_ERR_NOT_FOUND);
 	assert_ok(add(vm, "a", 1));
 	assert_status(add(vm, "a", 1), GMM_ALREADY_REGISTERED);
+	ck_assert_str_eq(gmm_status_name(GMM_ALREADY_REGISTERED), "GMM_ALREADY_REGISTERED");
+	ck_assert_str_eq(gmm_status_name(GMM_ERR_TOO_MANY_GLOBAL), "GMM_ERR_TOO_MANY_GLOBAL");
 	assert_status(add(vm, "b", 1), GMM_ERR_ADDRESS_CLASH);
 	assert_status(gmm_module_unregister(vm, 2), GMM_ERR_NOT_FOUND);
 	assert_status(gmm_module_check(vm, 2, 0, NULL), GMM_ERR_NOT_FOUND);
@@ -488,7 +490,7 @@ END_TEST
 
 /* ---- many at once -------------------------------------------------------------------------------------------------- */
 
-enum { CROWD = 16, ROUNDS = 60, NAMES = 24 };
+enum { CROWD = 64, ROUNDS = 15, NAMES = 24 };
 
 struct member {
 	struct gmm *gmm;

@@ -345,6 +345,49 @@ START_TEST(one_page_many_times)
 }
 END_TEST
 
+static uint32_t count_checked(const struct gmm_vm *vm)
+{
+	uint32_t n = 0;
+
+	for (const struct gmm__module_record *r = vm->modules->records; r; r = r->next)
+		n += r->checked;
+	return n;
+}
+
+/* Modules of a gigabyte each, none of which is there: they take several passes and hold up none for long. */
+START_TEST(large_modules_that_are_not_there)
+{
+	struct gmm_module_region region = { 0, GMM_MODULE_BYTES_MAX };
+	struct gmm_page_run run = { GMM_NO_PAGES, GMM_MODULE_BYTES_MAX / GMM_PAGE_SIZE };
+	struct gmm_module module;
+	char name[8];
+	uint32_t passes = 0;
+
+	open_twins(PAGES);
+	for (uint64_t i = 0; i < 6; i++) {
+		snprintf(name, sizeof name, "m%u", (unsigned)(i / 2));
+		gmm_module_init(&module);
+		module.name = name;
+		module.base = i;
+		module.size = region.size;
+		module.regions = &region;
+		module.n_regions = 1;
+		module.runs = &run;
+		module.n_runs = 1;
+		ck_assert_int_eq(gmm_module_register(i % 2 ? a->vm : b->vm, &module), GMM_OK);
+	}
+	fake_passes(1);
+	ck_assert_uint_eq(count_checked(a->vm), 0);
+	ck_assert_uint_eq(a->vm->modules->pages_left, 0);
+	for (; count_checked(a->vm) < 3 && passes < 30; passes++)
+		fake_passes(1);
+	ck_assert_uint_ge(passes, 6);
+	ck_assert_uint_le(passes, 20);
+	ck_assert_uint_eq(a->vm->domain->module_bytes, 0);
+	fake_close();
+}
+END_TEST
+
 /* ---- what happens meanwhile ------------------------------------------------------------------------------------------- */
 
 START_TEST(written_before_the_freeze)
@@ -539,7 +582,8 @@ int main(void)
 	const TTest *const tests[] = {
 		shared_in_one_pass_without_a_digest, alone, the_same_pages_twice, promoted_on_demand,
 		pool_in_the_order_of_the_module, after_the_scanner, variants_of_relocated_code, too_many_variants,
-		filtered, ballooned_and_touched_again, outside_ram, foreign_domain_is_invisible, one_page_many_times, written_before_the_freeze,
+		filtered, ballooned_and_touched_again, outside_ram, foreign_domain_is_invisible, one_page_many_times,
+		large_modules_that_are_not_there, written_before_the_freeze,
 		twin_written_before_it_joins, no_mappings_left, pool_without_memory, twin_is_busy,
 		remembered_while_its_pages_are_shared, forgotten_with_its_last_page, page_id_given_out_again,
 		owner_of_a_twin_dies, vm_dies_with_shared_pages, pages_that_come_later,
