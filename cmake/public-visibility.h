@@ -4,4 +4,5 @@
 #include <gmm/balloon.h>
 #include <gmm/gmm.h>
 #include <gmm/modules.h>
+#include <gmm/pages.h>
 #pragma GCC visibility pop

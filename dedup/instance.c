@@ -14,6 +14,7 @@
 #include "dedup/fork.h"
 #include "dedup/mapped.h"
 #include "dedup/remote.h"
+#include "gmm/paged.h"
 
 enum { VM_MAX = 65535 };
 
@@ -71,6 +72,9 @@ static void free_instance(struct gmm *gmm)
 {
 	const struct gmm__sys *sys = gmm->mem.sys;
 
+	gmm__arena_destroy(&gmm->source.arena);
+	gmm__admission_destroy(&gmm->admission);
+	gmm__mem_unreserve(&gmm->mem, gmm->handles, GMM__HANDLES * sizeof *gmm->handles);
 	gmm__chunk_table_destroy(&gmm->chunks);
 	gmm__chunk_table_destroy(&gmm->remote_chunks);
 	pthread_cond_destroy(&gmm->changed);
@@ -95,6 +99,10 @@ static struct gmm *new_instance(const struct gmm_options *options, const struct 
 	gmm->track_uffd = gmm->freeze_uffd = gmm->pagemap = gmm->maps = -1;
 	init_locks(gmm);
 	gmm__chunk_table_init(&gmm->chunks, &gmm->mem);
+	gmm->source.mem = &gmm->mem;
+	gmm->source.table = &gmm->chunks;
+	gmm__arena_init(&gmm->source.arena, &gmm->mem);
+	gmm__admission_init(&gmm->admission, sys);
 	gmm__chunk_table_init(&gmm->remote_chunks, &gmm->mem);
 	return gmm;
 }
@@ -194,6 +202,8 @@ static struct gmm__domain *new_domain(struct gmm *gmm, const char *name)
 		gmm__pool_mirror_init(&domain->pool, &gmm->mem, &gmm->remote_chunks);
 	else
 		gmm__pool_init(&domain->pool, &gmm->mem, &gmm->chunks, NULL, NULL);
+	if (!gmm->remote)
+		domain->pool.committed = &gmm->admission.committed;
 	domain->catalog = gmm__catalog_new(gmm, domain);
 	if (domain->catalog)
 		return domain;
@@ -204,6 +214,7 @@ static struct gmm__domain *new_domain(struct gmm *gmm, const char *name)
 
 static void free_domain(struct gmm *gmm, struct gmm__domain *domain)
 {
+	gmm__paged_free_common(gmm, domain);
 	gmm__catalog_free(domain->catalog);
 	gmm__pool_destroy(&domain->pool);
 	gmm__mem_free(&gmm->mem, domain, sizeof *domain);
@@ -262,6 +273,7 @@ static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
 	if (vm->next)
 		vm->next->previous = vm->previous;
 	gmm->n_vms--;
+	gmm__paged_leave_domain(vm);
 	return drop_domain(gmm, domain);
 }
 
@@ -275,6 +287,7 @@ void gmm_vm_options_init(struct gmm_vm_options *options)
 static bool vm_options_valid(const struct gmm_vm_options *options)
 {
 	return options->struct_size == sizeof *options && (unsigned)options->priority <= GMM_PRIORITY_HIGH &&
+	       (unsigned)options->kind <= GMM_VM_PAGED &&
 	       (!options->name || strlen(options->name) <= GMM_NAME_MAX) &&
 	       (!options->domain || (strlen(options->domain) <= GMM_NAME_MAX && options->domain[0]));
 }
@@ -300,6 +313,7 @@ static void link_vm(struct gmm_vm *vm, struct gmm__domain *domain)
 
 static void free_vm(struct gmm_vm *vm)
 {
+	gmm__paged_free(vm);
 	while (vm->pins) {
 		struct gmm__pin *pin = vm->pins;
 		vm->pins = pin->next;
@@ -318,10 +332,11 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 	vm->gmm = gmm;
 	vm->priority = options->priority;
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
+	bool made = vm->slots && (options->kind == GMM_VM_MAPPED || gmm__paged_open(vm) == GMM_OK);
 	gmm__lock_take(&gmm->lock);
 	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
 	bool room = gmm->n_vms < VM_MAX;
-	if (vm->slots && domain && room) {
+	if (made && domain && room && (!vm->paged || gmm__paged_join_domain(vm, domain))) {
 		vm->number = ++gmm->next_vm_number;
 		if (options->name)
 			strcpy(vm->name, options->name);
@@ -337,7 +352,7 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 		free_domain(gmm, domain);
 	if (vm->slots)
 		gmm__vm_slots_free(vm, vm->slots);
-	gmm__mem_free(&gmm->mem, vm, sizeof *vm);
+	free_vm(vm);
 	return room ? GMM_ERR_NO_MEMORY : GMM_ERR_LIMIT;
 }
 
@@ -363,6 +378,8 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end)
 	int status = gmm__vm_end_ram(vm, end);
 	if (status != GMM_OK)
 		return status;
+	if (vm->paged)
+		gmm__paged_end(vm);
 	const struct gmm__module_hooks *modules = atomic_load(&gmm->module_hooks);
 	if (modules)
 		modules->vm_end(vm);
@@ -456,7 +473,8 @@ enum { VMA_BYTES = 300 };
 static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 {
 	for (const struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
-		add_vm(&stats->total, &vm->stats);
+		struct gmm_vm_stats own = vm->paged ? gmm__paged_vm_stats(vm->paged) : vm->stats;
+		add_vm(&stats->total, &own);
 		stats->vms++;
 	}
 	gmm__accounts_derive(&stats->total);
@@ -517,10 +535,16 @@ int gmm_vm_stats(struct gmm_vm *vm, struct gmm_vm_stats *ret_stats)
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(vm->gmm))
 		return GMM_ERR_WRONG_PROCESS;
-	if (!gmm__vm_claim(vm, false))
+	if (vm->paged) {
+		gmm__paged_enter_unreserved(vm);
+		*ret_stats = gmm__paged_vm_stats(vm->paged);
+		gmm__paged_leave(vm, GMM_OK);
+	} else if (gmm__vm_claim(vm, false)) {
+		*ret_stats = vm->stats;
+		gmm__vm_release(vm);
+	} else {
 		return GMM_ERR_WRONG_ORDER;
-	*ret_stats = vm->stats;
-	gmm__vm_release(vm);
+	}
 	gmm__accounts_derive(ret_stats);
 	return GMM_OK;
 }

@@ -143,6 +143,8 @@ static int check_new_ram(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t 
 {
 	int status = check_arguments(vm, guest_addr, size);
 
+	if (status == GMM_OK && vm->paged)
+		return GMM_ERR_WRONG_KIND;
 	if (status == GMM_OK && guest_addr + size < guest_addr)
 		return GMM_ERR_INVALID_PARAMETER;
 	return status == GMM_OK && size / GMM__PAGE_BYTES > RAM_PAGES_MAX ? GMM_ERR_LIMIT : status;

@@ -5,7 +5,7 @@
  *   references of each pool page = the gfns that use it; its broken covers = the BROKEN gfns over it   (INV-3)
  *   the states of a VM's pages add up to its pages; its counts are those of its page tables            (INV-4)
  */
-#include "gmm/instance.h"
+#include "gmm/paged.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -41,6 +41,7 @@ void gmm__snapshot_begin(struct gmm *gmm)
 	gmm->snapshot = true;
 	while (gmm->claims > 0)
 		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm__paged_drain(gmm);
 	gmm__lock_give(&gmm->lock);
 }
 
@@ -115,6 +116,26 @@ static const char *recount_vm(struct recount *recount, const struct gmm_vm *vm)
 	return NULL;
 }
 
+/* The references of a paged VM. */
+static const char *recount_tally(struct recount *recount, const struct gmm__paged *paged)
+{
+	const struct gmm__pool *pool = &recount->domain->pool;
+
+	for (uint32_t i = 0; i < paged->references.size; i++) {
+		struct gmm__tally_entry held = gmm__tally_at(&paged->references, i);
+		if (!held.count)
+			continue;
+		const struct gmm__chunk *chunk = gmm__chunk_table_chunk(pool->table, gmm__page_chunk(held.id));
+		if (!chunk)
+			return "INV-3: a paged VM refers to a page of no chunk";
+		uint64_t place = (uint64_t)chunk->file * GMM__FILE_CHUNKS + chunk->file_chunk;
+		if (place >= pool->n_chunks || pool->chunks[place] != chunk)
+			return "INV-6: a paged VM refers to a page of another domain";
+		recount->met[place * GMM__CHUNK_PAGES + gmm__page_index(held.id)].references += held.count;
+	}
+	return NULL;
+}
+
 static const char *compare_records(const struct recount *recount)
 {
 	const struct gmm__pool *pool = &recount->domain->pool;
@@ -143,7 +164,7 @@ static const char *validate_domain(struct gmm *gmm, struct gmm__domain *domain)
 		return "no memory to recount";
 	for (struct gmm_vm *vm = gmm->vms; vm && !broken; vm = vm->next)
 		if (vm->domain == domain)
-			broken = recount_vm(&recount, vm);
+			broken = vm->paged ? recount_tally(&recount, vm->paged) : recount_vm(&recount, vm);
 	if (!broken)
 		broken = compare_records(&recount);
 	gmm__mem_free(&gmm->mem, recount.met, bytes);
@@ -161,5 +182,5 @@ const char *gmm__accounts_validate(struct gmm *gmm)
 		mappings += vm->stats.mappings;
 	if (!broken && mappings != gmm->mappings)
 		broken = "INV-4: the sum of mappings is wrong";
-	return broken;
+	return broken ? broken : gmm__paged_validate(gmm);
 }

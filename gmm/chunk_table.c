@@ -3,7 +3,10 @@
 
 #include <stdatomic.h>
 
-enum { TAG_SLOT = 1, LEAF_BYTES = GMM__LEAF_CHUNKS * sizeof(uintptr_t) };
+/* Kinds of owners. */
+enum { TAG_CHUNK, TAG_SLOT, TAG_PRIVATE, TAG_MASK = 3 };
+
+enum { LEAF_BYTES = GMM__LEAF_CHUNKS * sizeof(uintptr_t) };
 
 void gmm__chunk_table_init(struct gmm__chunk_table *table, struct gmm__mem *mem)
 {
@@ -91,6 +94,12 @@ bool gmm__chunk_table_put_chunk(struct gmm__chunk_table *table, gmm__chunk_id id
 	return ok;
 }
 
+bool gmm__chunk_table_take_private(struct gmm__chunk_table *table, struct gmm__private_chunk *owner,
+				   gmm__chunk_id *ret_id)
+{
+	return take(table, 1, (uintptr_t)owner | TAG_PRIVATE, ret_id);
+}
+
 void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, uint32_t count)
 {
 	gmm__lock_take(&table->lock);
@@ -102,16 +111,25 @@ void gmm__chunk_table_give(struct gmm__chunk_table *table, gmm__chunk_id first, 
 	gmm__lock_give(&table->lock);
 }
 
-struct gmm__slot *gmm__chunk_table_slot(const struct gmm__chunk_table *table, gmm__chunk_id id)
+/* The owner when it is of this kind. */
+static void *owner_of_kind(const struct gmm__chunk_table *table, gmm__chunk_id id, uintptr_t tag)
 {
 	uintptr_t owner = owner_of(table, id);
 
-	return owner & TAG_SLOT ? (struct gmm__slot *)(owner & ~(uintptr_t)TAG_SLOT) : NULL;
+	return (owner & TAG_MASK) == tag ? (void *)(owner & ~(uintptr_t)TAG_MASK) : NULL;
+}
+
+struct gmm__slot *gmm__chunk_table_slot(const struct gmm__chunk_table *table, gmm__chunk_id id)
+{
+	return owner_of_kind(table, id, TAG_SLOT);
 }
 
 struct gmm__chunk *gmm__chunk_table_chunk(const struct gmm__chunk_table *table, gmm__chunk_id id)
 {
-	uintptr_t owner = owner_of(table, id);
+	return owner_of_kind(table, id, TAG_CHUNK);
+}
 
-	return owner & TAG_SLOT ? NULL : (struct gmm__chunk *)owner;
+struct gmm__private_chunk *gmm__chunk_table_private(const struct gmm__chunk_table *table, gmm__chunk_id id)
+{
+	return owner_of_kind(table, id, TAG_PRIVATE);
 }

@@ -8,6 +8,8 @@
 #ifndef GMM_INSTANCE_H
 #define GMM_INSTANCE_H
 
+#include "gmm/admission.h"
+#include "gmm/chunk_set.h"
 #include "gmm/vm.h"
 
 struct gmm__catalog;
@@ -37,6 +39,7 @@ struct gmm__domain {
 	struct gmm__pool pool;
 	struct gmm__catalog *catalog; /* dedup/catalog.h */
 	_Atomic uint64_t pages;       /* RAM of its VMs */
+	struct gmm__chunk_set *common; /* chunks that paged VMs have in common, one set for each NUMA node; NULL: no paged VM yet */
 	uint32_t remote_number;       /* at the sharing service; 0: not known yet. The engine's */
 	_Atomic uint64_t module_bytes; /* of tables of its modules' pages (sharedmod/registry_pages.h) */
 };
@@ -82,7 +85,7 @@ struct gmm {
 	uint32_t n_vms;
 	uint32_t next_vm_number;
 	uint32_t claims;              /* VMs claimed now */
-	bool snapshot;                /* somebody reads all: no new claims */
+	_Atomic bool snapshot;        /* somebody reads all: no new claims, and calls on paged VMs wait */
 	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
 	_Atomic uint32_t settle_waiters; /* threads that wait for the engine to settle; it reads this without the lock */
 
@@ -93,6 +96,12 @@ struct gmm {
 	/* Set with gmm.lock at the first registration of a module, and then for good: hooks after the registry. */
 	struct gmm__registry *registry; /* sharedmod/registry.h */
 	_Atomic(const struct gmm__module_hooks *) module_hooks;
+
+	struct gmm__chunk_source source; /* memory of paged VMs */
+	struct gmm__admission admission;
+	struct gmm_vm **handles;      /* paged VMs by handle, GMM__HANDLES of them; changed with gmm.lock, read under RCU */
+	uint32_t lowest_handle;       /* no lower one is unused; guarded by gmm.lock */
+	struct gmm_page_counters ended_counters; /* of paged VMs that ended, since the reset; guarded by gmm.lock */
 
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */
 };

@@ -39,6 +39,8 @@ void gmm__pool_destroy(struct gmm__pool *pool)
 		sys->file_close(pool->files[i].fd);
 	}
 	gmm__mem_free(pool->mem, pool->files, FILES_MAX * sizeof *pool->files);
+	if (pool->committed)
+		*pool->committed -= pool->used_pages;
 	gmm__lock_destroy(&pool->lock);
 }
 
@@ -137,6 +139,7 @@ static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *re
 	if (!chunk)
 		return false;
 	pool->spare = NULL;
+	chunk->pool = pool;
 	chunk->file = place / GMM__FILE_CHUNKS;
 	chunk->file_chunk = place % GMM__FILE_CHUNKS;
 	chunk->free = GMM__CHUNK_PAGES;
@@ -208,6 +211,7 @@ int gmm__pool_mirror_chunk(struct gmm__pool *pool, gmm__chunk_id id, uint32_t fi
 	if (!chunk)
 		return -ENOMEM;
 	chunk->id = id;
+	chunk->pool = pool;
 	chunk->file = file;
 	chunk->file_chunk = file_chunk;
 	if (!gmm__chunk_table_put_chunk(pool->table, id, chunk)) {
@@ -272,6 +276,14 @@ static uint32_t cursor_span(const struct gmm__pool *pool, uint32_t want, uint32_
 	return free_span(pool->chunks[c], page, want);
 }
 
+/* With the lock. */
+static void count_used(struct gmm__pool *pool, int64_t pages)
+{
+	pool->used_pages += (uint64_t)pages;
+	if (pool->committed)
+		*pool->committed += (uint64_t)pages;
+}
+
 /* Gives out free slots with one reference each. */
 static gmm__page_id take_slots(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t page, uint32_t n)
 {
@@ -283,7 +295,7 @@ static gmm__page_id take_slots(struct gmm__pool *pool, struct gmm__chunk *chunk,
 	chunk->free -= n;
 	chunk->used += n;
 	pool->free_pages -= n;
-	pool->used_pages += n;
+	count_used(pool, (int64_t)n);
 	pool->references += n;
 	return gmm__page_make(chunk->id, page);
 }
@@ -479,7 +491,7 @@ static bool drop_one(struct gmm__pool *pool, struct gmm__chunk *chunk, uint32_t 
 		return false;
 	r->state = GMM__SLOT_PUNCHING;
 	chunk->used--;
-	pool->used_pages--;
+	count_used(pool, -1);
 	return true;
 }
 

@@ -39,6 +39,7 @@ enum { GMM__BROKEN_MAX = 0xffff };
 /* Invariant: free, used = number of records in state FREE, SHARED. */
 struct gmm__chunk {
 	gmm__chunk_id id;
+	struct gmm__pool *pool;
 	uint32_t file;        /* index of its file in the pool */
 	uint32_t file_chunk;  /* its place in that file */
 	uint32_t free;
@@ -88,6 +89,7 @@ struct gmm__pool {
 	uint32_t cursor_page;
 	uint64_t free_pages;        /* sum of chunk free */
 	uint64_t used_pages;        /* records in state SHARED */
+	_Atomic uint64_t *committed; /* a sum over all pools that goes with used_pages; NULL: none. Fixed */
 	uint64_t references;        /* sum of references */
 	uint64_t punch_failures;
 	uint64_t deferred_pages;

@@ -44,6 +44,21 @@ static const struct status_text statuses[] = {
 	STATUS(GMM_ERR_BAD_REGIONS_SIZE, "the sizes of the module's regions are not possible"),
 	STATUS(GMM_ERR_TOO_MANY_PER_VM, "the VM has too many modules"),
 	STATUS(GMM_ERR_TOO_MANY_GLOBAL, "there are too many modules"),
+	STATUS(GMM_ERR_WRONG_KIND, "the call is for the other kind of VM"),
+	STATUS(GMM_ERR_MEMORY_RESERVATION_DECLINED, "the reservation does not fit the memory that may be promised, or what is used"),
+	STATUS(GMM_ERR_HIT_GLOBAL_LIMIT, "there is no memory left that this VM may have"),
+	STATUS(GMM_ERR_HIT_VM_ACCOUNT_LIMIT, "the VM has not reserved so many pages"),
+	STATUS(GMM_ERR_PAGE_NOT_FOUND, "there is no such page"),
+	STATUS(GMM_ERR_PAGE_NOT_PRIVATE, "the page is not a private page"),
+	STATUS(GMM_ERR_PAGE_NOT_SHARED, "the page is not a shared page"),
+	STATUS(GMM_ERR_NOT_PAGE_OWNER, "the page is not this VM's"),
+	STATUS(GMM_ERR_PAGE_ALREADY_FREE, "the page is free already"),
+	STATUS(GMM_ERR_PAGE_UNSHAREABLE, "the page is never to be shared"),
+	STATUS(GMM_ERR_ATTEMPT_TO_FREE_TOO_MUCH, "more pages than the VM has"),
+	STATUS(GMM_ERR_ATTEMPT_TO_DEFLATE_TOO_MUCH, "more pages than there are in the balloon"),
+	STATUS(GMM_ERR_CHUNK_NOT_FOUND, "there is no such chunk for this VM"),
+	STATUS(GMM_ERR_CHUNK_NOT_MAPPED, "the chunk is not mapped"),
+	STATUS(GMM_ERR_TOO_MANY_CHUNK_MAPPINGS, "too many chunks are mapped; name one to unmap"),
 };
 
 static const struct status_text unknown = { "GMM_ERR_UNKNOWN", "not a status of this library" };

@@ -55,6 +55,7 @@ struct gmm_vm {
 	/* Guarded by the claim; slots also readable under RCU. */
 	struct gmm__slots *slots;
 	struct gmm__pin *pins;
+	struct gmm__paged *paged;     /* gmm/paged.h; NULL: a mapped VM. Fixed */
 	struct gmm__vm_modules *modules; /* sharedmod/registry.h; guarded by the registry's lock */
 	struct gmm_vm_stats stats;    /* pages, state_pages, mappings, runs and the counters; the rest is derived */
 };

@@ -114,6 +114,10 @@ struct gmm__sys {
 	int (*thread_start)(uintptr_t *ret_thread, const char *name, bool idle, void *(*run)(void *), void *arg);
 	void (*thread_join)(uintptr_t thread);
 	int64_t (*process_id)(void);
+
+	/* NUMA: how many nodes there may be (at least 1), and the node the caller runs on. */
+	int (*numa_nodes)(void);
+	int (*numa_node_here)(void);
 };
 
 static inline bool gmm__is_errno(intptr_t rc)
@@ -139,6 +143,10 @@ uint64_t gmm__sys_max_map_count(const struct gmm__sys *sys);
 
 /* Memory that can be had without swapping (MemAvailable), or UINT64_MAX when it cannot be read. */
 uint64_t gmm__sys_available_bytes(const struct gmm__sys *sys);
+
+/* Memory that this process may use at most: the host's, or the limit of a cgroup it is in when that is smaller. UINT64_MAX
+ * when neither can be read. */
+uint64_t gmm__sys_memory_bytes(const struct gmm__sys *sys);
 
 /* Pages the kernel knows as pinned for this process (VmPin), in bytes. */
 uint64_t gmm__sys_pinned_bytes(const struct gmm__sys *sys);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <numa.h>
 #include <numaif.h>
 #include <poll.h>
 #include <pthread.h>
@@ -467,6 +468,18 @@ static int64_t host_process_id(void)
 	return getpid();
 }
 
+static int host_numa_nodes(void)
+{
+	return numa_available() < 0 ? 1 : numa_max_node() + 1;
+}
+
+static int host_numa_node_here(void)
+{
+	int node = numa_available() < 0 ? 0 : numa_node_of_cpu(sched_getcpu());
+
+	return node < 0 ? 0 : node;
+}
+
 const struct gmm__sys *gmm__sys_linux(void)
 {
 	static const struct gmm__sys table = {
@@ -484,6 +497,7 @@ const struct gmm__sys *gmm__sys_linux(void)
 		.event_open = host_event_open, .event_signal = host_event_signal, .wait_ready = host_wait_ready,
 		.clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns, .random = host_random,
 		.thread_start = host_thread_start, .thread_join = host_thread_join, .process_id = host_process_id,
+		.numa_nodes = host_numa_nodes, .numa_node_here = host_numa_node_here,
 	};
 
 	return &table;

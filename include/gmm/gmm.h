@@ -79,6 +79,23 @@ enum gmm_status {
 	GMM_ERR_BAD_REGIONS_SIZE = -45,
 	GMM_ERR_TOO_MANY_PER_VM = -46,
 	GMM_ERR_TOO_MANY_GLOBAL = -47,
+
+	/* Of paged VMs, gmm/pages.h. */
+	GMM_ERR_WRONG_KIND = -60,                   /* the call is for the other kind of VM: mapped or paged */
+	GMM_ERR_MEMORY_RESERVATION_DECLINED = -61,  /* does not fit what may be promised, or is less than what is used */
+	GMM_ERR_HIT_GLOBAL_LIMIT = -62,             /* the instance has no memory left to give, or not to this VM */
+	GMM_ERR_HIT_VM_ACCOUNT_LIMIT = -63,         /* the VM has not reserved so much */
+	GMM_ERR_PAGE_NOT_FOUND = -64,
+	GMM_ERR_PAGE_NOT_PRIVATE = -65,
+	GMM_ERR_PAGE_NOT_SHARED = -66,
+	GMM_ERR_NOT_PAGE_OWNER = -67,               /* another VM's page, or one this VM has no reference to */
+	GMM_ERR_PAGE_ALREADY_FREE = -68,
+	GMM_ERR_PAGE_UNSHAREABLE = -69,
+	GMM_ERR_ATTEMPT_TO_FREE_TOO_MUCH = -70,
+	GMM_ERR_ATTEMPT_TO_DEFLATE_TOO_MUCH = -71,
+	GMM_ERR_CHUNK_NOT_FOUND = -72,              /* no such chunk, or not for this VM */
+	GMM_ERR_CHUNK_NOT_MAPPED = -73,
+	GMM_ERR_TOO_MANY_CHUNK_MAPPINGS = -74,
 };
 
 /* The name ("GMM_ERR_OVERLAP") and a sentence. Never NULL; static storage. */
@@ -162,16 +179,23 @@ int gmm_instance_close(struct gmm *gmm);
 
 enum gmm_priority { GMM_PRIORITY_LOW, GMM_PRIORITY_NORMAL, GMM_PRIORITY_HIGH };
 
+/* Who translates guest addresses. */
+enum gmm_vm_kind {
+	GMM_VM_MAPPED, /* the kernel: guest RAM is memory of this process, in RAM slots */
+	GMM_VM_PAGED,  /* the VMM, by its own table of page ids: gmm/pages.h */
+};
+
 struct gmm_vm_options {
 	size_t struct_size;           /* set by gmm_vm_options_init */
 	const char *name;             /* for people; need not be unique; copied; NULL: "vm" and a number */
 	const char *domain;           /* trust domain: pages are shared inside it, never across; copied; NULL: "default" */
 	enum gmm_priority priority;   /* scanned sooner when higher. Default normal */
+	enum gmm_vm_kind kind;        /* Default mapped */
 };
 
 void gmm_vm_options_init(struct gmm_vm_options *options);
 
-/* A VM without RAM. options NULL: the defaults. GMM_ERR_INVALID_PARAMETER, _NO_MEMORY, _LIMIT. */
+/* A VM without RAM (mapped) or without pages (paged). options NULL: the defaults. GMM_ERR_INVALID_PARAMETER, _NO_MEMORY, _LIMIT. */
 int gmm_vm_create(struct gmm *gmm, const struct gmm_vm_options *options, struct gmm_vm **ret_vm);
 
 /* What becomes of adopted RAM. Library-created RAM is always unmapped. */

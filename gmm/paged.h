@@ -1,0 +1,108 @@
+/* A paged VM: its account, its chunks, and what it holds.
+ *
+ *   used[BASE] + used[SHADOW] + used[FIXED] = private pages + references
+ *   used[BASE] + pages in the balloon <= quota[BASE], the others used <= quota
+ *   private pages = total of chunk_pages; references = total of references; balloon = ids in ballooned
+ *
+ * A call on a paged VM holds its lock from gmm__paged_enter to gmm__paged_leave, over copies and calls of the host too: they
+ * are for this VM alone. A snapshot of all VMs (gmm/instance.h) waits for the calls under way and lets no new one in.
+ */
+#ifndef GMM_PAGED_H
+#define GMM_PAGED_H
+
+#include "gmm/instance.h"
+#include "gmm/tally.h"
+
+enum { GMM__HANDLES = 65536, GMM__LOOK_ASIDE = 16, GMM__NEAR_END_PAGES = 4 * GMM__CHUNK_PAGES };
+
+struct gmm__paged {
+	struct gmm_vm *vm;
+	uint32_t handle;                 /* 1 to 65535; fixed */
+	uint32_t node;                   /* NUMA node its memory is to be on: where it was created; fixed */
+	struct gmm__lock lock;           /* guards what follows */
+	bool reserved;
+	bool may_allocate;
+	enum gmm_overcommit policy;
+	enum gmm_priority priority;
+	uint64_t quota[GMM_ACCOUNTS];
+	uint64_t used[GMM_ACCOUNTS];
+	struct gmm__chunk_set set;       /* chunks that only this VM uses */
+	struct gmm__tally chunk_pages;   /* chunk id: private pages of this VM in it */
+	struct gmm__tally references;    /* page id of a shared page: references */
+	struct gmm__tally mapped;        /* chunk id: 1 */
+	struct gmm__tally ballooned;     /* guest page number: 1 */
+	struct gmm_balloon_stats balloon; /* ballooned is kept in the tally */
+	struct gmm_page_counters counters;
+	struct gmm__private_chunk *retired; /* to be given back when the call ends */
+	struct {
+		gmm__chunk_id chunk;
+		uint8_t *bytes;
+	} look_aside[GMM__LOOK_ASIDE];   /* mapped chunks by their id modulo the number of entries */
+};
+
+/* The VM's part of gmm_vm_create and gmm_vm_destroy. GMM_OK, _NO_MEMORY, _LIMIT. open: before the VM can be found. */
+int gmm__paged_open(struct gmm_vm *vm);
+/* Gives it a handle and the domain its common sets. False: no memory, or no handle left. With gmm.lock. */
+bool gmm__paged_join_domain(struct gmm_vm *vm, struct gmm__domain *domain);
+/* The VM is out of the lists; nothing to do for a mapped one. With gmm.lock. */
+void gmm__paged_leave_domain(struct gmm_vm *vm);
+/* Gives all that the VM holds back. Its page ids may still be seen under RCU. */
+void gmm__paged_end(struct gmm_vm *vm);
+void gmm__paged_free(struct gmm_vm *vm);
+/* The common sets of a domain without VMs. */
+void gmm__paged_free_common(struct gmm *gmm, struct gmm__domain *domain);
+
+/* Checks the VM and takes its lock. GMM_OK, _INVALID_PARAMETER (NULL), _WRONG_KIND, _WRONG_PROCESS; and _WRONG_ORDER when
+ * nothing is reserved, for gmm__paged_enter. */
+int gmm__paged_enter_unreserved(struct gmm_vm *vm);
+int gmm__paged_enter(struct gmm_vm *vm);
+/* Gives the lock, and what was retired back to the host. Returns status. */
+int gmm__paged_leave(struct gmm_vm *vm, int status);
+
+static inline struct gmm__chunk_set *gmm__paged_common(const struct gmm__paged *paged)
+{
+	return &paged->vm->domain->common[paged->node];
+}
+
+/* Guest address to page number; false when it is none. */
+bool gmm__paged_pfn(uint64_t guest_addr, uint32_t *ret_pfn);
+
+/* The chunk of a private page of this VM. GMM_OK, _PAGE_NOT_FOUND, _PAGE_NOT_PRIVATE, _NOT_PAGE_OWNER, _PAGE_ALREADY_FREE. With
+ * the VM's lock. */
+int gmm__paged_find(struct gmm__paged *paged, gmm__page_id page, struct gmm__private_chunk **ret_chunk);
+
+/* Is this a page of the domain's pool? _PAGE_NOT_FOUND, _PAGE_NOT_SHARED. */
+int gmm__paged_find_shared(const struct gmm__paged *paged, gmm__page_id page);
+
+/* May n pages be allocated, when `credit` base pages go? Charges what has to be charged. */
+int gmm__paged_admit(struct gmm__paged *paged, enum gmm_account account, uint32_t n, uint64_t credit);
+/* Takes n private pages of zero bytes, all or none: GMM_OK or _NO_MEMORY. They are admitted; not yet in `used`. */
+int gmm__paged_take(struct gmm__paged *paged, uint32_t n, const uint64_t *guest_addrs, gmm__page_id *ret_pages);
+/* Gives up what was admitted and not taken, or was used by private pages that are gone. */
+void gmm__paged_uncharge(struct gmm__paged *paged, uint64_t pages);
+
+/* Frees a private page of this VM; its charge and `used` stay. */
+void gmm__paged_put(struct gmm__paged *paged, struct gmm__private_chunk *chunk, uint32_t index);
+/* Drops one reference to a shared page; `used` stays. */
+void gmm__paged_unref(struct gmm__paged *paged, gmm__page_id page);
+/* So many private pages in a chunk are gone; with the last one the mapping goes. */
+void gmm__paged_left_chunk(struct gmm__paged *paged, gmm__chunk_id chunk, uint32_t pages);
+void gmm__paged_forget_mapping(struct gmm__paged *paged, gmm__chunk_id chunk);
+/* To be given back to the host when the call ends. chunk may be NULL. */
+void gmm__paged_retire(struct gmm__paged *paged, struct gmm__private_chunk *chunk);
+
+/* The primitives under sharing; gmm/pages.h says what they do. dedup/paged.c adds the indexes. */
+int gmm__paged_share(struct gmm_vm *vm, gmm__page_id page, gmm__page_id *ret_shared);
+int gmm__paged_join(struct gmm_vm *vm, gmm__page_id page, gmm__page_id shared, bool *ret_joined);
+
+/* What the instance's statistics count of a paged VM: private pages as VOLATILE, references as SHARED. In a snapshot or
+ * with its lock. */
+struct gmm_vm_stats gmm__paged_vm_stats(const struct gmm__paged *paged);
+
+/* For snapshots: waits until no call on a paged VM is under way. With gmm.lock, after gmm.snapshot was set. */
+void gmm__paged_drain(struct gmm *gmm);
+
+/* Recounts all paged VMs and the sets of all domains. In a snapshot. NULL or the broken rule. */
+const char *gmm__paged_validate(struct gmm *gmm);
+
+#endif

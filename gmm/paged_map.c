@@ -1,0 +1,120 @@
+/* Chunks of paged VMs: mapping, and chunks that the VMM brings.
+ *
+ * The memory of chunks lies in this process already, so a mapping is a right and an address. Both are kept as if it were
+ * not so: a chunk that a VM neither uses nor may read cannot be mapped, and a mapping ends with the VM's last page in the
+ * chunk. A few look-aside entries answer for the chunks mapped last without a look into any table.
+ */
+#include <urcu/urcu-bp.h>
+
+#include "gmm/paged.h"
+
+static bool look_aside(const struct gmm__paged *paged, gmm__chunk_id chunk, uint8_t **ret_bytes)
+{
+	uint32_t i = chunk % GMM__LOOK_ASIDE;
+
+	*ret_bytes = paged->look_aside[i].bytes;
+	return paged->look_aside[i].chunk == chunk;
+}
+
+/* The address of a chunk this VM may map; NULL for others. */
+static uint8_t *bytes_of(const struct gmm__paged *paged, gmm__chunk_id id)
+{
+	const struct gmm__chunk_table *table = paged->vm->gmm->source.table;
+
+	/* A chunk with pages of this VM stays while the VM is locked; chunks of the pool stay with the domain. */
+	if (gmm__tally_count(&paged->chunk_pages, id))
+		return gmm__chunk_table_private(table, id)->place.bytes;
+	if (gmm__paged_find_shared(paged, gmm__page_make(id, 0)) == GMM_OK)
+		return (uint8_t *)gmm__pool_bytes(&paged->vm->domain->pool, gmm__page_make(id, 0));
+	return NULL;
+}
+
+void gmm__paged_forget_mapping(struct gmm__paged *paged, gmm__chunk_id chunk)
+{
+	if (!gmm__tally_count(&paged->mapped, chunk))
+		return;
+	gmm__tally_remove(&paged->mapped, chunk, 1);
+	if (paged->look_aside[chunk % GMM__LOOK_ASIDE].chunk == chunk)
+		paged->look_aside[chunk % GMM__LOOK_ASIDE].chunk = GMM__NIL;
+}
+
+static int map(struct gmm__paged *paged, gmm__chunk_id id, bool one_goes, uint8_t **ret_bytes)
+{
+	if (look_aside(paged, id, ret_bytes))
+		return GMM_OK;
+	uint8_t *bytes = id <= GMM__CHUNK_ID_MAX ? bytes_of(paged, id) : NULL;
+	if (!bytes)
+		return GMM_ERR_CHUNK_NOT_FOUND;
+	if (!gmm__tally_count(&paged->mapped, id)) {
+		if (paged->mapped.ids - one_goes >= paged->vm->gmm->admission.limits.chunk_mappings)
+			return GMM_ERR_TOO_MANY_CHUNK_MAPPINGS;
+		if (!gmm__tally_reserve(&paged->mapped, &paged->vm->gmm->mem, 1))
+			return GMM_ERR_NO_MEMORY;
+		gmm__tally_add(&paged->mapped, id, 1);
+	}
+	paged->look_aside[id % GMM__LOOK_ASIDE].chunk = id;
+	paged->look_aside[id % GMM__LOOK_ASIDE].bytes = bytes;
+	*ret_bytes = bytes;
+	return GMM_OK;
+}
+
+static int map_chunk(struct gmm__paged *paged, gmm__chunk_id id, gmm__chunk_id unmap, void **ret_addr)
+{
+	uint8_t *bytes = NULL;
+	int status = GMM_OK;
+
+	if (unmap != GMM__NIL && !gmm__tally_count(&paged->mapped, unmap))
+		return GMM_ERR_CHUNK_NOT_MAPPED;
+	if (id != GMM__NIL)
+		status = map(paged, id, unmap != GMM__NIL, &bytes);
+	if (status != GMM_OK)
+		return status;
+	if (unmap != GMM__NIL)
+		gmm__paged_forget_mapping(paged, unmap);
+	if (id != GMM__NIL)
+		*ret_addr = bytes;
+	return GMM_OK;
+}
+
+int gmm_vm_map_chunk(struct gmm_vm *vm, gmm_chunk_id map_id, gmm_chunk_id unmap_id, void **ret_addr)
+{
+	if (map_id == unmap_id || (map_id != GMM__NIL && !ret_addr))
+		return GMM_ERR_INVALID_PARAMETER;
+	int status = gmm__paged_enter(vm);
+	return status == GMM_OK ? gmm__paged_leave(vm, map_chunk(vm->paged, map_id, unmap_id, ret_addr)) : status;
+}
+
+/* ---- seeded chunks ------------------------------------------------------------------------------------------ */
+
+static int seed_chunk(struct gmm__paged *paged, uint8_t *addr, gmm_chunk_id *ret_chunk)
+{
+	struct gmm *gmm = paged->vm->gmm;
+
+	if (gmm__host_ranges_overlap(&gmm->host_ranges, (uintptr_t)addr, GMM__CHUNK_BYTES))
+		return GMM_ERR_OVERLAP;
+	struct gmm__private_chunk *chunk = gmm__private_chunk_new(&gmm->source, &paged->set, GMM__PLACE_SMALL, addr);
+	if (!chunk)
+		return GMM_ERR_NO_MEMORY;
+	chunk->seeded = (struct gmm__host_range){ (uintptr_t)addr, (uintptr_t)addr + GMM__CHUNK_BYTES };
+	if (!gmm__host_ranges_add(&gmm->host_ranges, &chunk->seeded)) {
+		gmm__paged_retire(paged, chunk);
+		return GMM_ERR_NO_MEMORY;
+	}
+	gmm__set_insert(&paged->set, chunk);
+	*ret_chunk = chunk->id;
+	return GMM_OK;
+}
+
+int gmm_vm_seed_chunk(struct gmm_vm *vm, void *addr, gmm_chunk_id *ret_chunk)
+{
+	if (!vm || !addr || !ret_chunk || (uintptr_t)addr > UINTPTR_MAX - GMM__CHUNK_BYTES)
+		return GMM_ERR_INVALID_PARAMETER;
+	if ((uintptr_t)addr % GMM__CHUNK_BYTES)
+		return GMM_ERR_MISALIGNED;
+	gmm__lock_take(&vm->gmm->ram_lock);
+	int status = gmm__paged_enter(vm);
+	if (status == GMM_OK)
+		status = gmm__paged_leave(vm, seed_chunk(vm->paged, addr, ret_chunk));
+	gmm__lock_give(&vm->gmm->ram_lock);
+	return status;
+}
