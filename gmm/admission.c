@@ -22,6 +22,7 @@ void gmm__admission_init(struct gmm__admission *admission, const struct gmm__sys
 {
 	*admission = (struct gmm__admission){ .maximum = host_pages(sys) };
 	gmm_limits_init(&admission->limits);
+	admission->chunk_mappings = admission->limits.chunk_mappings;
 	gmm__lock_init(&admission->lock, GMM__RANK_ADMISSION);
 }
 
@@ -48,6 +49,7 @@ int gmm__admission_set_limits(struct gmm__admission *admission, const struct gmm
 	    admission->reserved[GMM_OVERCOMMIT_RATIO] <=
 		    ratio_room(maximum, admission->reserved[GMM_OVERCOMMIT_NONE], limits->overcommit_percent)) {
 		admission->limits = *limits;
+		admission->chunk_mappings = limits->chunk_mappings;
 		status = GMM_OK;
 	} else {
 		admission->maximum = old;

@@ -19,6 +19,7 @@
 struct gmm__admission {
 	struct gmm__lock lock;        /* guards limits and sums; held while committed is raised for a reservation */
 	struct gmm_limits limits;
+	_Atomic uint32_t chunk_mappings; /* limits.chunk_mappings */
 	_Atomic uint64_t maximum;     /* limits.maximum_pages, or what it stands for */
 	uint64_t reserved[GMM_OVERCOMMITS]; /* by policy */
 	_Atomic uint64_t committed;

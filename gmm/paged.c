@@ -225,6 +225,7 @@ void gmm__paged_end(struct gmm_vm *vm)
 		gmm__admission_reserve(&gmm->admission, paged->policy, quota, 0);
 	gmm__tally_destroy(&paged->chunk_pages, mem);
 	gmm__tally_destroy(&paged->references, mem);
+	gmm__tally_destroy(&paged->shared_chunks, mem);
 	gmm__tally_destroy(&paged->mapped, mem);
 	gmm__tally_destroy(&paged->ballooned, mem);
 	for (int a = 0; a < GMM_ACCOUNTS; a++)
@@ -303,9 +304,14 @@ int gmm__paged_find(struct gmm__paged *paged, gmm__page_id page, struct gmm__pri
 int gmm__paged_find_shared(const struct gmm__paged *paged, gmm__page_id page)
 {
 	const struct gmm__chunk_table *table = paged->vm->gmm->source.table;
-	const struct gmm__chunk *chunk = gmm__chunk_table_chunk(table, gmm__page_chunk(page));
+	int status = GMM_ERR_PAGE_NOT_FOUND;
 
-	if (chunk)
-		return chunk->pool == &paged->vm->domain->pool ? GMM_OK : GMM_ERR_PAGE_NOT_FOUND;
-	return gmm__chunk_table_private(table, gmm__page_chunk(page)) ? GMM_ERR_PAGE_NOT_SHARED : GMM_ERR_PAGE_NOT_FOUND;
+	urcu_bp_read_lock();
+	const struct gmm__chunk *chunk = gmm__chunk_table_chunk(table, gmm__page_chunk(page));
+	if (chunk && chunk->pool == &paged->vm->domain->pool)
+		status = GMM_OK;
+	else if (gmm__chunk_table_private(table, gmm__page_chunk(page)))
+		status = GMM_ERR_PAGE_NOT_SHARED;
+	urcu_bp_read_unlock();
+	return status;
 }

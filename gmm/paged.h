@@ -29,6 +29,7 @@ struct gmm__paged {
 	struct gmm__chunk_set set;       /* chunks that only this VM uses */
 	struct gmm__tally chunk_pages;   /* chunk id: private pages of this VM in it */
 	struct gmm__tally references;    /* page id of a shared page: references */
+	struct gmm__tally shared_chunks; /* chunk id: references to pages in it; they keep the chunk in the pool */
 	struct gmm__tally mapped;        /* chunk id: 1 */
 	struct gmm__tally ballooned;     /* guest page number: 1 */
 	struct gmm_balloon_stats balloon; /* ballooned is kept in the tally */

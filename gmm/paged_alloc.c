@@ -219,6 +219,8 @@ void gmm__paged_put(struct gmm__paged *paged, struct gmm__private_chunk *chunk, 
 void gmm__paged_unref(struct gmm__paged *paged, gmm__page_id page)
 {
 	gmm__tally_remove(&paged->references, page, 1);
+	if (gmm__tally_remove(&paged->shared_chunks, gmm__page_chunk(page), 1) == 0)
+		gmm__paged_forget_mapping(paged, gmm__page_chunk(page));
 	gmm__pool_drop(&paged->vm->domain->pool, page, 1, GMM__DROP_REFERENCE);
 }
 

@@ -1,11 +1,9 @@
 /* Chunks of paged VMs: mapping, and chunks that the VMM brings.
  *
  * The memory of chunks lies in this process already, so a mapping is a right and an address. Both are kept as if it were
- * not so: a chunk that a VM neither uses nor may read cannot be mapped, and a mapping ends with the VM's last page in the
- * chunk. A few look-aside entries answer for the chunks mapped last without a look into any table.
+ * not so: only a chunk in which the VM has pages, or references to shared pages, can be mapped, and the mapping ends with
+ * the last of them. A few look-aside entries answer for the chunks mapped last without a look into any table.
  */
-#include <urcu/urcu-bp.h>
-
 #include "gmm/paged.h"
 
 static bool look_aside(const struct gmm__paged *paged, gmm__chunk_id chunk, uint8_t **ret_bytes)
@@ -21,10 +19,10 @@ static uint8_t *bytes_of(const struct gmm__paged *paged, gmm__chunk_id id)
 {
 	const struct gmm__chunk_table *table = paged->vm->gmm->source.table;
 
-	/* A chunk with pages of this VM stays while the VM is locked; chunks of the pool stay with the domain. */
+	/* A chunk in which this VM has pages or references stays while the VM is locked. */
 	if (gmm__tally_count(&paged->chunk_pages, id))
 		return gmm__chunk_table_private(table, id)->place.bytes;
-	if (gmm__paged_find_shared(paged, gmm__page_make(id, 0)) == GMM_OK)
+	if (gmm__tally_count(&paged->shared_chunks, id))
 		return (uint8_t *)gmm__pool_bytes(&paged->vm->domain->pool, gmm__page_make(id, 0));
 	return NULL;
 }
@@ -46,7 +44,7 @@ static int map(struct gmm__paged *paged, gmm__chunk_id id, bool one_goes, uint8_
 	if (!bytes)
 		return GMM_ERR_CHUNK_NOT_FOUND;
 	if (!gmm__tally_count(&paged->mapped, id)) {
-		if (paged->mapped.ids - one_goes >= paged->vm->gmm->admission.limits.chunk_mappings)
+		if (paged->mapped.ids - one_goes >= paged->vm->gmm->admission.chunk_mappings)
 			return GMM_ERR_TOO_MANY_CHUNK_MAPPINGS;
 		if (!gmm__tally_reserve(&paged->mapped, &paged->vm->gmm->mem, 1))
 			return GMM_ERR_NO_MEMORY;

@@ -14,7 +14,8 @@ static int find_sharable(struct gmm__paged *paged, gmm__page_id page, struct gmm
 		return status;
 	if (chunk->large || chunk->record[gmm__page_index(page)].pfn == GMM__PFN_UNSHAREABLE)
 		return GMM_ERR_PAGE_UNSHAREABLE;
-	if (!gmm__tally_reserve(&paged->references, &paged->vm->gmm->mem, 1))
+	if (!gmm__tally_reserve(&paged->references, &paged->vm->gmm->mem, 1) ||
+	    !gmm__tally_reserve(&paged->shared_chunks, &paged->vm->gmm->mem, 1))
 		return GMM_ERR_NO_MEMORY;
 	*ret_chunk = chunk;
 	return GMM_OK;
@@ -24,6 +25,7 @@ static int find_sharable(struct gmm__paged *paged, gmm__page_id page, struct gmm
 static void replace(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page, gmm__page_id shared)
 {
 	gmm__tally_add(&paged->references, shared, 1);
+	gmm__tally_add(&paged->shared_chunks, gmm__page_chunk(shared), 1);
 	gmm__paged_put(paged, chunk, gmm__page_index(page));
 	gmm__paged_uncharge(paged, 1);
 }

@@ -180,6 +180,8 @@ static const char *check_account(const struct gmm__paged *paged, uint64_t pages)
 		return "INV-4: a VM's private pages are miscounted";
 	if (used != paged->chunk_pages.total + paged->references.total)
 		return "INV-4: a VM's accounts are not its private pages and references";
+	if (paged->shared_chunks.total != paged->references.total)
+		return "INV-3: a VM's references by chunk are miscounted";
 	if (paged->ballooned.total != paged->ballooned.ids || paged->mapped.total != paged->mapped.ids)
 		return "INV-4: a page is in the balloon twice, or a chunk mapped twice";
 	return NULL;

@@ -151,8 +151,8 @@ int gmm_vm_balloon_pages(struct gmm_vm *vm, enum gmm_balloon_action action, uint
 /* ---- chunks --------------------------------------------------------------------------------------------- */
 
 /* Gives the address of a chunk and makes it count as mapped; and ends the mapping of another. Either may be NIL, not both.
- * Chunks with private pages of this VM can be read and written, where the VM's own pages are; chunks of shared
- * pages only be read; no others can be mapped. A chunk that is mapped already gives the same address. *ret_addr is set when
+ * A chunk with private pages of this VM can be read and written, where the VM's own pages are; one with shared pages
+ * that it refers to can only be read; no others can be mapped. The mapping ends with the last such page. A chunk that is mapped already gives the same address. *ret_addr is set when
  * `map` is given. _CHUNK_NOT_FOUND, _CHUNK_NOT_MAPPED (unmap), _TOO_MANY_CHUNK_MAPPINGS: name one to unmap. */
 int gmm_vm_map_chunk(struct gmm_vm *vm, gmm_chunk_id map, gmm_chunk_id unmap, void **ret_addr);
 
