@@ -34,7 +34,6 @@ struct gmm__private_chunk *gmm__private_chunk_new(struct gmm__chunk_source *sour
 		gmm__mem_free(source->mem, chunk, sizeof *chunk);
 		return NULL;
 	}
-	source->taken++;
 	return chunk;
 }
 
@@ -46,7 +45,6 @@ void gmm__private_chunks_free(struct gmm__chunk_source *source, struct gmm__priv
 		gmm__chunk_table_give(source->table, chunk->id, 1);
 		if (chunk->place.block)
 			gmm__arena_give(&source->arena, chunk->place);
-		source->returned++;
 	}
 	urcu_bp_synchronize_rcu();
 	while (chunks) {

@@ -89,7 +89,6 @@ struct gmm__chunk_source {
 	struct gmm__mem *mem;
 	struct gmm__arena arena;
 	struct gmm__chunk_table *table;
-	_Atomic uint64_t taken, returned; /* chunks, for statistics */
 };
 
 /* A chunk with all pages free, not in its set yet. bytes: the embedder's memory, or NULL. NULL when the host refuses. */

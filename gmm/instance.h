@@ -101,6 +101,7 @@ struct gmm {
 	struct gmm__admission admission;
 	struct gmm_vm **handles;      /* paged VMs by handle, GMM__HANDLES of them; changed with gmm.lock, read under RCU */
 	uint32_t lowest_handle;       /* no lower one is unused; guarded by gmm.lock */
+	uint32_t highest_handle;      /* no higher one was ever used; guarded by gmm.lock */
 	struct gmm_page_counters ended_counters; /* of paged VMs that ended, since the reset; guarded by gmm.lock */
 
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */

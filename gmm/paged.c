@@ -78,6 +78,8 @@ static uint32_t take_handle(struct gmm *gmm, struct gmm_vm *vm)
 	gmm->lowest_handle = handle;
 	if (handle == GMM__HANDLES)
 		return 0;
+	if (handle > gmm->highest_handle)
+		gmm->highest_handle = handle;
 	rcu_set_pointer(&gmm->handles[handle], vm);
 	gmm__mem_count(&gmm->mem, sizeof *gmm->handles);
 	return handle;

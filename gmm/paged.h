@@ -32,7 +32,7 @@ struct gmm__paged {
 	struct gmm__tally shared_chunks; /* chunk id: references to pages in it; they keep the chunk in the pool */
 	struct gmm__tally mapped;        /* chunk id: 1 */
 	struct gmm__tally ballooned;     /* guest page number: 1 */
-	struct gmm_balloon_stats balloon; /* ballooned is kept in the tally */
+	struct gmm_page_balloon balloon; /* ballooned is kept in the tally */
 	struct gmm_page_counters counters;
 	struct gmm__private_chunk *retired; /* to be given back when the call ends */
 	struct {

@@ -153,9 +153,9 @@ static const char *recount_set(const struct gmm *gmm, const struct gmm__chunk_se
 		for (const struct gmm__private_chunk *c = set->list[list]; c && !broken; c = c->next) {
 			for (uint32_t i = 0; i < GMM__CHUNK_PAGES && !broken; i++) {
 				uint32_t handle = c->record[i].vm;
-				const struct gmm_vm *vm = gmm->handles[handle];
 				if (c->record[i].state != GMM__PRIVATE_USED)
 					continue;
+				const struct gmm_vm *vm = gmm->handles[handle];
 				if (!vm || vm->domain != set->domain)
 					broken = "INV-6: a private page is in a chunk of another domain, or of a VM that ended";
 				else if (owner && owner->handle != handle)
@@ -224,7 +224,7 @@ static const char *validate(const struct gmm *gmm, uint64_t *pages_by_handle)
 
 const char *gmm__paged_validate(struct gmm *gmm)
 {
-	size_t bytes = GMM__HANDLES * sizeof(uint64_t);
+	size_t bytes = (gmm->highest_handle + 1) * sizeof(uint64_t);
 	uint64_t *pages_by_handle = gmm->handles ? gmm__mem_alloc(&gmm->mem, bytes) : NULL;
 
 	if (!gmm->handles)

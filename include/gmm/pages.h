@@ -196,7 +196,7 @@ struct gmm_page_counters {
 	uint64_t chunks_returned; /* to the host */
 };
 
-struct gmm_balloon_stats {
+struct gmm_page_balloon {
 	uint64_t ballooned;  /* pages in the balloon now */
 	uint64_t maximum;    /* most it may hold; 0: the base reservation */
 	uint64_t requested;  /* pages the manager wants given up */
@@ -213,7 +213,7 @@ struct gmm_memory_stats {
 	uint64_t chunks;                    /* that only this VM uses */
 	uint64_t free_pages;                /* in them */
 	uint64_t chunk_mappings;
-	struct gmm_balloon_stats balloon;
+	struct gmm_page_balloon balloon;
 	struct gmm_page_counters counters;
 };
 
