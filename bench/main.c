@@ -18,6 +18,8 @@ static const struct verb {
 	{ "converge", "cost of sharing everything that can be shared", bench_converge },
 	{ "steady", "cost of a pass when nothing, or a part of the memory, is written", bench_steady },
 	{ "replay", "savings over time while the guests' real writes go on", bench_replay },
+	{ "alloc", "pages allocated and freed in a second, beside mimalloc and mmap", bench_alloc },
+	{ "footprint", "tables of paged VMs, one large and many small", bench_footprint },
 	{ "cow", "time of the first write to a shared page", bench_cow },
 	{ "guest", "what the guests feel while an engine works at full speed", bench_guest },
 	{ "vmcount", "converge for a growing number of VMs", bench_vmcount },

@@ -8,6 +8,8 @@
 int bench_converge(int argc, char **argv);
 int bench_steady(int argc, char **argv);
 int bench_replay(int argc, char **argv);
+int bench_alloc(int argc, char **argv);
+int bench_footprint(int argc, char **argv);
 int bench_cow(int argc, char **argv);
 int bench_guest(int argc, char **argv);
 int bench_vmcount(int argc, char **argv);
