@@ -160,6 +160,14 @@ static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *re
 	return true;
 }
 
+/* With the lock. */
+static void count_used(struct gmm__pool *pool, int64_t pages)
+{
+	pool->used_pages += (uint64_t)pages;
+	if (pool->committed)
+		*pool->committed += (uint64_t)pages;
+}
+
 bool gmm__pool_restore_chunk(struct gmm__pool *pool, gmm__chunk_id id)
 {
 	uint32_t place;
@@ -173,7 +181,7 @@ bool gmm__pool_restore_chunk(struct gmm__pool *pool, gmm__chunk_id id)
 		chunk->free = 0;
 		chunk->used = GMM__CHUNK_PAGES;
 		pool->free_pages -= GMM__CHUNK_PAGES;
-		pool->used_pages += GMM__CHUNK_PAGES;
+		count_used(pool, GMM__CHUNK_PAGES);
 		pool->references += GMM__CHUNK_PAGES;
 	}
 	gmm__lock_give(&pool->lock);
@@ -274,14 +282,6 @@ static uint32_t cursor_span(const struct gmm__pool *pool, uint32_t want, uint32_
 	*ret_chunk = c;
 	*ret_page = page;
 	return free_span(pool->chunks[c], page, want);
-}
-
-/* With the lock. */
-static void count_used(struct gmm__pool *pool, int64_t pages)
-{
-	pool->used_pages += (uint64_t)pages;
-	if (pool->committed)
-		*pool->committed += (uint64_t)pages;
 }
 
 /* Gives out free slots with one reference each. */
