@@ -46,10 +46,11 @@ struct gmm__engine {
 	uint32_t callers;          /* threads that are about to hand over an errand, or wait for one */
 	bool disturbed;            /* new RAM came during this pass */
 	bool hurry;                /* the next pass need not wait for more than the window */
-	bool partial;              /* the last pass did not visit all regions */
 	bool resting;              /* the scan thread is between passes */
 	bool settled;
 	uint64_t passes;
+	uint64_t settled_whole;    /* the last pass that visited all regions and found the engine settled */
+	_Atomic uint64_t awaited;  /* the pass that somebody who waits for that needs; 0: none. Read without the lock */
 	uint64_t digested_pages;
 	_Atomic uint64_t cpu_ns[2]; /* of the scan and the merge thread */
 	_Atomic uint32_t cpu_percent; /* limit in force */

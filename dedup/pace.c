@@ -8,7 +8,7 @@
 enum { COVER_PASSES_MAX = 8, NANOSECONDS_PER_MS = 1000000 };
 
 /* The engine has settled after so many passes that found little; after more of them passes are made more seldom. */
-enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4 };
+enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4, FORGET_PASSES = 16 };
 
 static bool looks_at_covers(const struct gmm__engine *engine)
 {
@@ -21,8 +21,8 @@ void gmm__pace_begin(struct gmm__engine *engine)
 {
 	const struct gmm *gmm = engine->gmm;
 
-	engine->full = gmm->settle_waiters > 0 || !gmm__huge_pace_judged(&engine->huge) ||
-		       (gmm->remote && gmm->remote->offering_all);
+	engine->full = gmm->settle_waiters > 0 || engine->awaited > engine->settled_whole ||
+		       !gmm__huge_pace_judged(&engine->huge) || (gmm->remote && gmm->remote->offering_all);
 }
 
 static bool may_repair(const struct gmm *gmm)
@@ -103,13 +103,16 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		pages += vm->stats.pages;
-		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED];
+		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED] + vm->stats.state_pages[GMM_PAGE_VOLATILE] +
+			   vm->stats.state_pages[GMM_PAGE_RACED];
 		whole += vm->stats.state_pages[GMM_PAGE_HUGE];
 	}
 	judge_huge(engine, pages, whole);
-	/* Nothing was written, nothing waits: another pass would do nothing. */
+	/* Nothing was written, nothing waits for a merge or, refused in this pass, for another look: one more pass would do
+	 * nothing. */
 	bool judged = gmm__huge_pace_judged(&engine->huge) && done->huge_broken == 0;
-	bool nothing_left = judged && waiting + done->nominated + done->postponed + done->found == 0;
+	bool nothing_left = judged && waiting + engine->nominations.n + done->nominated + done->postponed +
+					      done->found == 0;
 	bool little = judged && (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
 	engine->quiet_passes = nothing_left && engine->quiet_passes < QUIET_PASSES ? QUIET_PASSES :
@@ -118,9 +121,11 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	engine->digested_pages += done->digested;
 	if (!gmm__engine_must_leave(engine)) {
 		engine->passes++;
-		engine->partial = done->skipped > 0;
-		engine->settled = engine->quiet_passes >= QUIET_PASSES && !engine->disturbed && gmm__remote_answers(gmm) &&
-				  !(engine->partial && engine->gmm->settle_waiters > 0);
+		engine->settled = engine->quiet_passes >= QUIET_PASSES && !engine->disturbed && gmm__remote_answers(gmm);
+		if (engine->settled && done->skipped == 0)
+			engine->settled_whole = engine->passes;
+		if (gmm->settle_waiters == 0 && engine->passes > engine->awaited + FORGET_PASSES)
+			engine->awaited = 0; /* whoever waited does not come back */
 		engine->disturbed = false;
 	}
 	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();

@@ -51,16 +51,16 @@ void gmm__settle_tell(struct gmm__engine *engine)
 		options->event(options->event_arg, settled ? GMM_EVENT_SETTLED : GMM_EVENT_UNSETTLED);
 }
 
-/* A pass that skips regions does not show that nothing is left: whoever waits gets one that visits all. With gmm.lock. */
-static void ask_for_full_pass(struct gmm__engine *engine)
+/* The number of the first pass that can end a wait: one that began before the wait did, or that skips regions, does not
+ * show that nothing is left. A wait goes on with one that timed out, or many short ones would never end. With gmm.lock. */
+static uint64_t begin_wait(struct gmm__engine *engine)
 {
-	if (!engine->partial)
-		return;
-	engine->partial = false;
-	engine->settled = false;
-	engine->quiet_passes = 0;
+	if (engine->awaited)
+		return engine->awaited;
 	engine->hurry = true;
+	engine->quiet_passes = 0;
 	pthread_cond_broadcast(&engine->gmm->changed);
+	return engine->passes + (engine->resting ? 1 : 2);
 }
 
 int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
@@ -76,14 +76,16 @@ int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms)
 
 	gmm__lock_take(&gmm->lock);
 	gmm->settle_waiters++;
+	uint64_t awaited = gmm->engine ? begin_wait(gmm->engine) : 0;
 	for (;;) {
 		struct gmm__engine *engine = gmm->engine;
 		if (!engine || engine->pausing) {
 			status = GMM_ERR_WRONG_ORDER;
 			break;
 		}
-		ask_for_full_pass(engine);
-		if (engine->settled)
+		bool seen = engine->settled && engine->settled_whole >= awaited;
+		engine->awaited = seen ? 0 : awaited;
+		if (seen)
 			break;
 		if (!time_left) {
 			status = GMM_ERR_TIMEOUT;

@@ -272,7 +272,8 @@ int gmm_engine_pause(struct gmm *gmm);
 int gmm_engine_stop(struct gmm *gmm);
 
 /* Waits until a full pass found nothing more to share in memory that was quiet: the engine has settled. Regions of memory
- * that never shared anything are visited seldom; while somebody waits here all of them are, at every pass.
+ * that never shared anything are visited seldom; while somebody waits here all of them are, at every pass. The pass begins
+ * after the call, so that it sees what was written before; where a wait timed out, the next one goes on with it.
  * timeout_ms < 0: no deadline. _TIMEOUT; _WRONG_ORDER if the engine does not run (or stops meanwhile). */
 int gmm_engine_wait_settled(struct gmm *gmm, int64_t timeout_ms);
 

@@ -88,6 +88,36 @@ START_TEST(waiting_finds_what_is_visited_seldom)
 }
 END_TEST
 
+/* The engine has settled and rests for long: that says nothing about what is written then. */
+START_TEST(waiting_finds_what_was_written_while_the_engine_rested)
+{
+	struct gmm_options options;
+	struct gmm *gmm = NULL;
+
+	gmm_options_init(&options);
+	options.log = suite_log;
+	options.window_ms = 1;
+	options.pass_interval_ms = 5000;
+	assert_ok(gmm_instance_open(&options, &gmm));
+	struct gmm_vm *a = vm_create(gmm, NULL), *b = vm_create(gmm, NULL);
+	char *ram[2] = { vm_create_ram(a, 0, 512), vm_create_ram(b, 0, 512) };
+	engine_settle(gmm);
+	ram_fill(ram[0], 256, 1);
+	ram_fill(ram[1], 256, 1);
+	assert_ok(gmm_engine_wait_settled(gmm, 20000));
+	ck_assert_uint_eq(stats_of(gmm).saved_pages, 256);
+	/* Short waits go on with each other. */
+	ram_fill(ram[0] + 256 * PAGE, 256, 1000);
+	ram_fill(ram[1] + 256 * PAGE, 256, 1000);
+	int status;
+	while ((status = gmm_engine_wait_settled(gmm, 0)) == GMM_ERR_TIMEOUT)
+		sleep_ms(1);
+	assert_ok(status);
+	ck_assert_uint_eq(stats_of(gmm).saved_pages, 512);
+	close_all(gmm, a, b);
+}
+END_TEST
+
 /* The guess is made from what the engine knows and the limit it has: right within a factor, and falling. */
 START_TEST(estimate_is_of_the_right_size)
 {
@@ -111,7 +141,8 @@ END_TEST
 
 int main(void)
 {
-	const TTest *tests[] = { events_come_in_turn, waiting_finds_what_is_visited_seldom, estimate_is_of_the_right_size };
+	const TTest *tests[] = { events_come_in_turn, waiting_finds_what_is_visited_seldom,
+				 waiting_finds_what_was_written_while_the_engine_rested, estimate_is_of_the_right_size };
 
 	return suite_main("settle", tests, sizeof tests / sizeof *tests, 120);
 }

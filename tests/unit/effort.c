@@ -128,6 +128,27 @@ START_TEST(waiting_visits_what_sleeps)
 }
 END_TEST
 
+static void assert_not_settled_yet(enum fake_step step, fake_hook_fn *act, enum gmm_page_state state)
+{
+	open_joiner(8);
+	once_at(step, c, act);
+	fake_passes(1);
+	ck_assert(once_done());
+	assert_state(c, 0, state);
+	ck_assert(!world->engine->settled);
+	fake_passes(2);
+	ck_assert(world->engine->settled);
+	fake_close();
+}
+
+/* The pass that refuses a page leaves it for the next one, though nothing was written and nothing waits for a merge. */
+START_TEST(what_was_refused_is_still_to_be_looked_at)
+{
+	assert_not_settled_yet(FAKE_BEFORE_FREEZE, fail_einval, GMM_PAGE_VOLATILE);
+	assert_not_settled_yet(FAKE_BEFORE_FREEZE, write_first, GMM_PAGE_RACED);
+}
+END_TEST
+
 START_TEST(unsharing_wakes_a_region)
 {
 	open_twins(8);
@@ -172,7 +193,8 @@ int main(void)
 	const TTest *const tests[] = { new_memory_is_visited_at_every_pass, what_never_shares_is_visited_ever_less_often,
 				 what_shares_is_visited_at_every_pass, memory_that_comes_starts_anew, a_full_pass_visits_all,
 				 all_of_a_region_is_looked_at_every_16_passes, unique_memory_costs_no_scans,
-				 waiting_visits_what_sleeps, unsharing_wakes_a_region, estimate_follows_work_speed_and_limit,
+				 waiting_visits_what_sleeps, what_was_refused_is_still_to_be_looked_at,
+				 unsharing_wakes_a_region, estimate_follows_work_speed_and_limit,
 				 pages_per_second_are_kept };
 
 	return unit_main("effort", tests, sizeof tests / sizeof *tests);
