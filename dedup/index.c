@@ -57,6 +57,12 @@ static struct gmm__verdict settle(const struct indexing *in, const struct gmm__b
 	return gmm__catalog_settle(in->catalog, fingerprint, gmm__slot_page_id(slot, page));
 }
 
+/* Is about to be promoted, or waits for a twin of this region that is: those have no verdict, but name that twin. */
+static bool is_under_way(const struct gmm__verdict *verdict)
+{
+	return verdict->kind == GMM__VERDICT_PROMOTE || (verdict->kind == GMM__VERDICT_NONE && verdict->page != GMM__NIL);
+}
+
 /* True if the page has to wait: its twin in this very region is being promoted, and it is to join that. */
 static bool index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page,
 			  struct gmm__verdict *verdict)
@@ -65,8 +71,8 @@ static bool index_waiting(const struct indexing *in, const struct gmm__backend *
 
 	*mine = settle(in, backend, page);
 	uint32_t twin = mine->page - gmm__slot_page_id(in->region->slot, in->region->first);
-	if (mine->kind != GMM__VERDICT_PROMOTE || twin >= in->region->count || verdict[twin].kind != GMM__VERDICT_PROMOTE ||
-	    twin == page - in->region->first)
+	if (mine->kind != GMM__VERDICT_PROMOTE || twin >= in->region->count || twin == page - in->region->first ||
+	    !is_under_way(&verdict[twin]))
 		return false;
 	mine->kind = GMM__VERDICT_NONE;
 	return true;

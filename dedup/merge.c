@@ -523,7 +523,9 @@ static void join_row(const struct gmm__merge *m, gmm__page_id twin, uint32_t cou
 	if (!slot)
 		return;
 	uint32_t first = twin - gmm__slot_page_id(slot, 0);
-	if (count > slot->pages - first)
+	if (first >= slot->pages) /* the id belongs to another slot by now */
+		count = 0;
+	else if (count > slot->pages - first)
 		count = slot->pages - first;
 	struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = first, .count = count, .page = page };
 	struct cursor cursor = { &run, &run + 1, first };

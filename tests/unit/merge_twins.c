@@ -1,0 +1,78 @@
+/* Twins: what becomes of the pages that a promotion was made for when they are many, or go meanwhile. */
+#include <pthread.h>
+
+#include "tests/unit/support/twins.h"
+#include "tests/unit/support/unit.h"
+
+/* ---- copies in one region -------------------------------------------------------------------------------- */
+
+/* Of so many copies of each of so many pages, each page is in the pool once. */
+static void share_copies(uint32_t copies, uint32_t pages)
+{
+	world = fake_open();
+	a = fake_guest_new(NULL, copies * pages);
+	for (uint32_t i = 0; i < copies; i++)
+		fake_fill_range(a, i * pages, pages, 1);
+	fake_passes(6);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), copies * pages);
+	ck_assert_uint_eq(fake_pool(a)->used_pages, pages);
+	fake_close();
+}
+
+START_TEST(copies_in_one_region_share_one_page)
+{
+	share_copies(2, 1);
+	share_copies(3, 1);
+	share_copies(4, 1);
+	share_copies(3, 7);
+	share_copies(9, 100);
+}
+END_TEST
+
+/* ---- twins that go ------------------------------------------------------------------------------------------- */
+
+enum { ROW = GMM__FREEZE_PAGES, SMALL = 8 };
+
+static void *replace_twin(void *unused)
+{
+	(void)unused;
+	fake_guest_destroy(b);
+	b = fake_guest_new(NULL, SMALL);
+	return NULL;
+}
+
+/* In the second piece, by a thread of its own, as it would be. */
+static int replace_twin_once(const struct fake_event *event)
+{
+	static bool done;
+	pthread_t thread;
+
+	if (event->step != FAKE_AFTER_THAW || event->guest != a || event->first != ROW || done)
+		return 0;
+	done = true;
+	ck_assert_int_eq(pthread_create(&thread, NULL, replace_twin, NULL), 0);
+	pthread_join(thread, NULL);
+	return 0;
+}
+
+/* The ids of the twins are those of a smaller guest's memory now, which has no such pages. */
+START_TEST(a_smaller_guest_takes_the_place_of_the_twin)
+{
+	open_twins(2 * ROW);
+	gmm__chunk_id before = b->slot->first_chunk;
+	fake_passes(1);
+	world->hook = replace_twin_once;
+	fake_passes(1);
+	ck_assert_uint_eq(b->pages, SMALL);
+	ck_assert_uint_eq(b->slot->first_chunk, before);
+	fake_passes(4);
+	fake_close();
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = { copies_in_one_region_share_one_page, a_smaller_guest_takes_the_place_of_the_twin };
+
+	return unit_main("merge_twins", tests, sizeof tests / sizeof *tests);
+}
