@@ -105,6 +105,7 @@ static bool judge_region(struct gmm__engine *engine, const struct gmm__region *r
 		return false;
 	bool here = !region->slot->dead;
 	if (here) {
+		gmm__scan_confirm(engine->backend, region, engine->job.finding);
 		gmm__account_findings(region, engine->job.finding, &engine->progress);
 		urcu_bp_read_lock();
 		*ret_deferred = gmm__index_region(vm->domain->catalog, engine->backend, region, engine->job.finding,

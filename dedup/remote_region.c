@@ -219,6 +219,7 @@ static bool judge(struct gmm__engine *engine, const struct gmm__region *region)
 	if (!gmm__vm_claim(vm, false))
 		return false;
 	if (!region->slot->dead) {
+		gmm__scan_confirm(engine->backend, region, engine->job.finding);
 		gmm__account_findings(region, engine->job.finding, &engine->progress);
 		for (uint32_t i = 0; i < region->count; i++)
 			n += make_finding(engine, region, i, &findings[n]);

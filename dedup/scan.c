@@ -193,3 +193,19 @@ int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__regio
 	}
 	return found;
 }
+
+void gmm__scan_confirm(const struct gmm__backend *backend, const struct gmm__region *region, struct gmm__finding *finding)
+{
+	uint8_t is[GMM__REGION_PAGES] = { 0 };
+	bool any = false;
+
+	for (uint32_t i = 0; i < region->count && !any; i++)
+		any = finding[i].found == GMM__FOUND_BROKEN || finding[i].found == GMM__FOUND_FOREIGN;
+	if (!any)
+		return;
+	if (backend->scan(region->slot, region->first, region->count, &untracked.filter, is) < 0)
+		memset(is, 0, sizeof is);
+	for (uint32_t i = 0; i < region->count; i++)
+		if (finding[i].found == GMM__FOUND_BROKEN || finding[i].found == GMM__FOUND_FOREIGN)
+			finding[i].found = judge_untracked(is[i], gmm__slot_byte(region->slot, region->first + i));
+}

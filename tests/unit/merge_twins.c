@@ -1,6 +1,9 @@
-/* Twins: what becomes of the pages that a promotion was made for when they are many, or go meanwhile. */
+/* Twins: what becomes of the pages that a promotion was made for when they are many, or go meanwhile; and of what was found
+ * of a page that has changed since. */
 #include <pthread.h>
+#include <string.h>
 
+#include "dedup/process.h"
 #include "tests/unit/support/twins.h"
 #include "tests/unit/support/unit.h"
 
@@ -70,9 +73,48 @@ START_TEST(a_smaller_guest_takes_the_place_of_the_twin)
 }
 END_TEST
 
+/* ---- findings that are outdated when they are accounted ----------------------------------------------------------- */
+
+/* The scan looked without the claim, while somebody exchanged mappings: what it saw is not so any more. */
+static void process_finding(enum gmm__found found, uint32_t page)
+{
+	struct gmm__job *job = &world->engine->job;
+
+	memset(job, 0, sizeof *job);
+	job->region = (struct gmm__region){ a->slot, 0, a->pages };
+	job->finding[page].found = found;
+	gmm__process_region(world->engine);
+	fake_check();
+}
+
+START_TEST(outdated_findings_are_not_believed)
+{
+	open_twins(8);
+	fake_fill(a, 7, 500);
+	fake_passes(4);
+	gmm__page_id shared = a->slot->value[0];
+	uint32_t references = record_of(shared).references;
+	process_finding(GMM__FOUND_BROKEN, 0);
+	assert_state(a, 0, GMM_PAGE_SHARED);
+	ck_assert_uint_eq(record_of(shared).references, references);
+	process_finding(GMM__FOUND_FOREIGN, 7);
+	assert_state(a, 7, GMM_PAGE_UNIQUE);
+	process_finding(GMM__FOUND_BROKEN, 7);
+	assert_state(a, 7, GMM_PAGE_UNIQUE);
+	a->page[7].foreign = true;
+	process_finding(GMM__FOUND_BROKEN, 7);
+	assert_state(a, 7, GMM_PAGE_FOREIGN);
+	fake_write(a, 0, 5, 9);
+	process_finding(GMM__FOUND_BROKEN, 0);
+	assert_state(a, 0, GMM_PAGE_BROKEN);
+	fake_close();
+}
+END_TEST
+
 int main(void)
 {
-	const TTest *const tests[] = { copies_in_one_region_share_one_page, a_smaller_guest_takes_the_place_of_the_twin };
+	const TTest *const tests[] = { copies_in_one_region_share_one_page, a_smaller_guest_takes_the_place_of_the_twin,
+				 outdated_findings_are_not_believed };
 
 	return unit_main("merge_twins", tests, sizeof tests / sizeof *tests);
 }
