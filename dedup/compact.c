@@ -136,6 +136,15 @@ static uint64_t drain(struct gmm__moves *moves, const struct gmm__rehome *rehome
 	return moved;
 }
 
+/* A pool of a service is not ours to tidy up. While a fork may map pages, what is moved is there twice. */
+static bool may_tidy(struct gmm__pool *pool)
+{
+	gmm__lock_take(&pool->lock);
+	bool may = !pool->mirror && !pool->defer;
+	gmm__lock_give(&pool->lock);
+	return may;
+}
+
 static bool is_sparse(struct gmm__pool *pool)
 {
 	gmm__lock_take(&pool->lock);
@@ -195,15 +204,16 @@ void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct 
 		return;
 	if (gmm__lock_try(&gmm->tidy_lock)) {
 		struct gmm_vm *vm = next_vm(gmm);
-		if (vm) {
+		if (vm && may_tidy(&vm->domain->pool)) {
 			struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
 			bool moved = nothing_new(gmm, false) ? false : join(moves, &rehome, vm, &gmm->tidy.gfn) > 0;
 			if (is_sparse(rehome.catalog->pool))
 				moved |= drain(moves, &rehome) > 0;
 			give_back(rehome.catalog->pool);
 			nothing_new(gmm, moved);
-			gmm__visit_end(vm);
 		}
+		if (vm)
+			gmm__visit_end(vm);
 		gmm__lock_give(&gmm->tidy_lock);
 	}
 	gmm__mem_free(&gmm->mem, moves, sizeof *moves);
@@ -256,7 +266,7 @@ static void tidy_vm(struct set *set, gmm__tidy_run_fn *run)
 	set->drains = true;
 	do
 		run(gmm, tidy_set, set);
-	while (set->moved > 0 && limit-- > 0);
+	while (set->moved > 0 && limit-- > 0 && !set->vm->dead);
 }
 
 int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
@@ -267,7 +277,8 @@ int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
 		return -1;
 	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
 		set.vm = vm;
-		tidy_vm(&set, run); /* the first VM of a domain leaves little to the others */
+		if (may_tidy(&vm->domain->pool))
+			tidy_vm(&set, run); /* the first VM of a domain leaves little to the others */
 		next = gmm__visit_begin(gmm, NULL, vm->number);
 		gmm__visit_end(vm);
 	}

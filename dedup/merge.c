@@ -558,6 +558,8 @@ void gmm__merge_claimed(const struct gmm__merge *merge, struct gmm__slot *slot, 
 	struct cursor cursor = { run, run + 1, run->first };
 	struct piece piece = { .merge = merge, .slot = slot };
 
+	if (merge->catalog->pool->mirror) /* nobody took references at the service */
+		return;
 	while (!slot->dead && cut_piece(&piece, &cursor))
 		merge_piece(&piece);
 }

@@ -43,7 +43,7 @@ struct gmm__merge {
 void gmm__merge_runs(const struct gmm__merge *merge, const struct gmm__run *run, uint32_t n);
 
 /* The same for pages of a slot whose VM the caller has claimed, in one go: for short runs. What became of each page says
- * its state. */
+ * its state. Nothing is merged where the pool is a service's. */
 void gmm__merge_claimed(const struct gmm__merge *merge, struct gmm__slot *slot, const struct gmm__run *run);
 
 #endif

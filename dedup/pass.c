@@ -205,12 +205,13 @@ static void check_slice(void *arg, const struct gmm__merge *merge)
 	check->more = check->hooks->check_slice(check->vm, merge);
 }
 
-/* Pages that guests name as those of a module need no digest to find each other, so they come first. */
+/* Pages that guests name as those of a module need no digest to find each other, so they come first. A service knows no
+ * modules, and holds no references for them. */
 static void check_modules(struct gmm__engine *engine)
 {
 	struct module_check check = { .hooks = atomic_load(&engine->gmm->module_hooks) };
 
-	if (!check.hooks || !check.hooks->begin_pass(engine->gmm))
+	if (!check.hooks || engine->gmm->remote || !check.hooks->begin_pass(engine->gmm))
 		return;
 	for (check.vm = next_vm(engine, NULL); check.vm; check.vm = next_vm(engine, check.vm))
 		for (check.more = true; check.more && !gmm__engine_must_leave(engine) && !check.vm->dead;)

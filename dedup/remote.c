@@ -478,10 +478,8 @@ static void look_again(struct gmm__engine *engine, const struct gmm__wire_look *
 			continue;
 		if (!slot->dead && gmm__slot_state(slot, look[i].page) == GMM_PAGE_UNIQUE &&
 		    !(slot->state[look[i].page] & GMM__FLAGS_REFUSED)) {
-		{
 			gmm__slot_set(slot, look[i].page, GMM_PAGE_NOMINATED, slot->value[look[i].page]);
 			gmm__slot_wake(slot, look[i].page, 1);
-		}
 			engine->progress.nominated++;
 		}
 		gmm__vm_release(slot->vm);
@@ -497,11 +495,11 @@ static void take_news(struct gmm__engine *engine, const struct gmm__wire_news *n
 	remote->unshare = news->unshare;
 	remote->pool_pages = news->domain_pool_pages;
 	remote->pool_references = news->domain_references;
-	if (news->cpu_percent != remote->cpu_percent) {
-		remote->cpu_percent = news->cpu_percent;
+	/* The options' limit may be back because somebody ended one of his own (gmm_engine_settle). */
+	if (news->cpu_percent != remote->cpu_percent || engine->cpu_percent == engine->gmm->options.cpu_percent)
 		engine->cpu_percent = news->cpu_percent == UINT32_MAX ? engine->gmm->options.cpu_percent :
 				      news->cpu_percent;
-	}
+	remote->cpu_percent = news->cpu_percent;
 	look_again(engine, (const void *)(news + 1), news->n_look);
 }
 

@@ -347,6 +347,8 @@ bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gm
 {
 	uint32_t c = 0, page = 0;
 
+	if (pool->mirror)
+		return false;
 	gmm__lock_take(&pool->lock);
 	bool found = find_gap(pool, count, &c, &page);
 	if (!found && grow && add_chunk(pool, GMM__NIL, &c)) {

@@ -102,7 +102,8 @@ void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__ch
 		    gmm__pool_gone_fn *gone, void *gone_arg);
 
 /* A pool that another process owns: we map and read its pages, and it counts references. gmm__pool_ref grants what was
- * reserved there, gmm__pool_drop is told there, gmm__pool_reserve gives nothing. Called by one thread at a time: */
+ * reserved there, gmm__pool_drop is told there, gmm__pool_reserve and gmm__pool_reserve_row give nothing. Called by one
+ * thread at a time: */
 void gmm__pool_mirror_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table);
 /* Takes over the descriptor of a file of the pool, and closes it on failure. 0, -EEXIST, -EINVAL or -ENOMEM. */
 int gmm__pool_mirror_file(struct gmm__pool *pool, uint32_t number, int fd);

@@ -364,6 +364,21 @@ START_TEST(covered_chunks_stay)
 }
 END_TEST
 
+/* A child may map the old pages: they would not go, and the new ones come on top. */
+START_TEST(nothing_moves_while_a_fork_lives)
+{
+	open_sparse(true);
+	gmm__pool_defer(fake_pool(a));
+	tidy();
+	ck_assert_uint_eq(fake_pool(a)->deferred_pages, 0);
+	ck_assert_uint_eq(a->vm->stats.rehomes + b->vm->stats.rehomes, 0);
+	gmm__pool_release(fake_pool(a));
+	tidy();
+	ck_assert_uint_eq(fake_pool(a)->live_chunks, 1);
+	fake_close();
+}
+END_TEST
+
 /* A guest that cannot be moved now keeps its pages; nothing is lost and the next attempt succeeds. */
 START_TEST(a_guest_that_cannot_move)
 {
@@ -385,7 +400,7 @@ int main(void)
 		not_at_the_expense_of_others, moves_all, a_page_written_before_the_hold_stays, a_pinned_page_stays,
 		a_write_while_held_goes_to_the_new_page, hold_fails, scan_fails, remap_fails, different_bytes_are_refused,
 		a_write_during_a_join, no_memory_for_copies, sparse_chunks_come_back, an_idle_engine_compacts,
-		covered_chunks_stay, a_guest_that_cannot_move,
+		covered_chunks_stay, nothing_moves_while_a_fork_lives, a_guest_that_cannot_move,
 	};
 
 	return unit_main("rehome", tests, sizeof tests / sizeof *tests);

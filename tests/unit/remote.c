@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
+#include "dedup/errand.h"
 #include "tests/support/guest.h"
 #include "tests/support/suite.h"
 #include "tests/unit/support/tiny_service.h"
@@ -264,6 +266,113 @@ START_TEST(a_service_that_forgot_is_told_all)
 }
 END_TEST
 
+/* ---- what the service's pool is not for ------------------------------------------------------------------- */
+
+/* Neighbours that were shared at different times: there is something to be joined. */
+static void share_odd_pages_later(struct world *w)
+{
+	for (int i = 0; i < 2; i++)
+		for (uint32_t k = 1; k < PAGES; k += 2)
+			page_repeat(w->ram[i] + (size_t)k * PAGE, 0);
+	assert_ok(gmm_engine_start(w->gmm));
+	assert_eventually(shared_pages(w) == PAGES - 2);
+	for (int i = 0; i < 2; i++)
+		for (uint32_t k = 1; k < PAGES; k += 2)
+			page_fill(w->ram[i] + (size_t)k * PAGE, SEED + k);
+	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	check_ram(w);
+}
+
+START_TEST(the_pool_of_a_service_is_not_tidied_up)
+{
+	struct world *w = open_world();
+	uint64_t chunks = 99;
+	struct gmm_stats stats;
+	struct stat before, after;
+
+	share_odd_pages_later(w);
+	ck_assert_int_eq(fstat(w->service.pool, &before), 0);
+	assert_ok(gmm_instance_compact(w->gmm, &chunks));
+	ck_assert_uint_eq(chunks, 0);
+	assert_ok(gmm_instance_stats(w->gmm, &stats));
+	ck_assert_uint_eq(stats.total.rehomes, 0);
+	ck_assert_int_eq(fstat(w->service.pool, &after), 0);
+	ck_assert_int_eq(before.st_size, after.st_size);
+	check_ram(w);
+	close_world(w);
+}
+END_TEST
+
+/* An errand that names a page of the service's pool: nobody there counts its reference. */
+static void join_without_reference(void *arg, const struct gmm__merge *merge)
+{
+	struct world *w = arg;
+	struct gmm__slot *from = w->vm[0]->slots->slot[0], *to = w->vm[1]->slots->slot[0];
+	struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = 5, .count = 1, .page = from->value[5] };
+	struct gmm__merge with = *merge;
+
+	with.catalog = w->vm[1]->domain->catalog;
+	ck_assert(gmm__vm_claim(w->vm[1], false));
+	gmm__slot_set(to, 5, GMM_PAGE_NOMINATED, 0);
+	gmm__merge_claimed(&with, to, &run);
+	ck_assert_int_eq(gmm__slot_state(to, 5), GMM_PAGE_NOMINATED);
+	gmm__vm_release(w->vm[1]);
+}
+
+START_TEST(errands_merge_nothing)
+{
+	struct world *w = open_world();
+
+	assert_ok(gmm_engine_start(w->gmm));
+	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_ok(gmm_engine_stop(w->gmm));
+	assert_ok(gmm_vm_unshare(w->vm[1], 5 * PAGE, PAGE));
+	gmm__errand_call(w->gmm, join_without_reference, w);
+	check_ram(w);
+	close_world(w);
+}
+END_TEST
+
+static _Atomic uint32_t module_passes;
+
+static bool count_pass(struct gmm *gmm)
+{
+	(void)gmm;
+	module_passes++;
+	return false;
+}
+
+START_TEST(modules_are_not_checked)
+{
+	static const struct gmm__module_hooks hooks = { .begin_pass = count_pass };
+	struct world *w = open_world();
+
+	w->gmm->module_hooks = &hooks;
+	assert_ok(gmm_engine_start(w->gmm));
+	assert_eventually(passes(w) > 3);
+	ck_assert_uint_eq(module_passes, 0);
+	w->gmm->module_hooks = NULL;
+	close_world(w);
+}
+END_TEST
+
+/* A limit of the embedder's own ends, and the service's is in force again. */
+START_TEST(the_limit_of_the_service_comes_back)
+{
+	struct world *w = open_world();
+
+	w->service.cpu_percent = 70;
+	w->service.limited = true;
+	assert_ok(gmm_engine_start(w->gmm));
+	assert_eventually(w->gmm->engine->cpu_percent == 70);
+	assert_ok(gmm_engine_settle(w->gmm, 20000, 90));
+	assert_eventually(w->gmm->engine->cpu_percent == 70);
+	w->service.limited = false;
+	assert_eventually(w->gmm->engine->cpu_percent == 0);
+	close_world(w);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *tests[] = {
@@ -278,6 +387,10 @@ int main(void)
 		pages_with_other_bytes_are_not_mapped,
 		a_connection_is_renewed,
 		a_service_that_forgot_is_told_all,
+		the_pool_of_a_service_is_not_tidied_up,
+		errands_merge_nothing,
+		modules_are_not_checked,
+		the_limit_of_the_service_comes_back,
 	};
 
 	return suite_main("remote", tests, sizeof tests / sizeof *tests, 280);

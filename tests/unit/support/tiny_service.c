@@ -168,7 +168,7 @@ static void news(struct tiny_service *s, const struct gmm__wire_poll *poll, stru
 	struct gmm__wire_news *n = (void *)a->bytes;
 
 	s->unshared = poll->unshared;
-	n->cpu_percent = UINT32_MAX;
+	n->cpu_percent = s->limited ? s->cpu_percent : UINT32_MAX;
 	n->unshare = s->unshare;
 	n->paused = s->paused;
 	a->size = sizeof *n;

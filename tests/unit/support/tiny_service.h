@@ -42,6 +42,8 @@ struct tiny_service {
 	_Atomic uint32_t commits;
 	_Atomic uint32_t unshare;   /* what POLL answers */
 	_Atomic bool paused;
+	_Atomic bool limited;
+	_Atomic uint32_t cpu_percent;
 	_Atomic uint32_t unshared;  /* what POLL said */
 	bool forget;                /* a client that comes back is not known */
 
