@@ -3,7 +3,7 @@
 
 vm.py qmp SOCKET COMMAND [ARGUMENTS-AS-JSON]   one QMP command; prints what it returns
 vm.py run SOCKET SECONDS COMMAND               one shell command in the guest; its output and exit status
-vm.py pss SOCKET PID MIB                       KiB that the process answers for in the guest's RAM
+vm.py private SOCKET PID MIB                   KiB of the guest's RAM that are its own: not of the pool, not holes
 vm.py postcopy SOCKET URI                      migrates away by postcopy; waits until it is completed
 """
 import json
@@ -68,7 +68,7 @@ def run(path, seconds, command):
         print(line.decode(errors="replace"), flush=True)
 
 
-def pss(path, pid, mib):
+def private(path, pid, mib):
     """RAM is one range in the process, which is cut into many mappings by sharing."""
     answer = Qmp(path).call("human-monitor-command", {"command-line": "gpa2hva 0"})
     start = int(re.search(r"is (0x[0-9a-f]+)", answer).group(1), 16)
@@ -80,7 +80,7 @@ def pss(path, pid, mib):
             mapping = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
             if mapping:
                 inside = start <= int(mapping.group(1), 16) < end
-            elif inside and line.startswith(("Pss:", "SwapPss:")):
+            elif inside and line.startswith(("Anonymous:", "Swap:")):
                 total += int(line.split()[1])
     print(total)
 
@@ -113,8 +113,8 @@ def main():
         print(json.dumps(Qmp(path).call(sys.argv[3], arguments)))
     elif verb == "run":
         sys.exit(run(path, float(sys.argv[3]), sys.argv[4]))
-    elif verb == "pss":
-        pss(path, int(sys.argv[3]), int(sys.argv[4]))
+    elif verb == "private":
+        private(path, int(sys.argv[3]), int(sys.argv[4]))
     elif verb == "postcopy":
         postcopy(path, sys.argv[3])
 

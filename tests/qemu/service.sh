@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Unmodified QEMUs that share through gmm-dedup serve: three guests that check their own data, one of them with a disk on
+# cache=none. Then what their RAM costs is at most 1.25 times its distinct pages that are not zero, and one of them is
+# migrated by postcopy into a fourth.
+
+set -u
+work=$(mktemp -d)
+trap 'vm_kill_all; [ -z "${service-}" ] || { kill "$service"; wait "$service"; }; release; rm -rf "$work"' EXIT
+# shellcheck source=tests/qemu/lib.sh
+. "$SRC/tests/qemu/lib.sh"
+failures=0
+
+fail() {
+	echo "FAIL: $*"
+	failures=$((failures + 1))
+}
+
+# What the service has mounted.
+release() {
+	awk -v "at=$work/" 'index($2, at) == 1 { print $2 }' /proc/mounts | sort -r | while read -r mount; do
+		umount "$mount"
+	done
+}
+
+qemu_need
+if [ "$(id -u)" -ne 0 ]; then
+	echo "skipped: not root, so the service cannot mount its pool"
+	exit 77
+fi
+qemu_image
+
+# ---- three guests -----------------------------------------------------------------------------------------
+
+cat >"$work/config" <<'EOF'
+[domain guests]
+user = root
+EOF
+"$BIN/gmm-dedup" serve --socket "$work/socket" --runtime-dir "$work/pool" --config "$work/config" \
+	>"$work/service.log" 2>&1 &
+service=$!
+end=$((SECONDS + 10))
+until [ -S "$work/socket" ]; do
+	if [ "$SECONDS" -ge "$end" ]; then
+		echo "the service did not start: $(cat "$work/service.log")"
+		exit 1
+	fi
+	sleep 0.1
+done
+
+vm_wrap=("$BIN/gmm-dedup" exec --socket "$work/socket" --cpu-percent 40 --window-ms 500 --huge-pages none --)
+head -c 16M /dev/urandom >"$work/disk"
+vm_start a
+vm_start b -drive "file=$work/disk,format=raw,cache=none,if=virtio"
+vm_start c
+for vm in a b c; do
+	vm_ready "$vm" 240 || exit 1
+done
+
+vm_run a 300 'python3 /load.py 3 16' >"$work/a.load" &
+loads=($!)
+vm_run c 300 'python3 /load.py 3 16' >"$work/c.load" &
+loads+=($!)
+# Direct I/O into guest RAM: twice past the page cache, into other pages, which is what was in the file.
+sum=$(sha256sum <"$work/disk" | cut -d' ' -f1)
+for round in 1 2 3; do
+	got=$(vm_run b 120 'echo 3 >/proc/sys/vm/drop_caches; sha256sum </dev/vda' | cut -d' ' -f1)
+	[ "$got" = "$sum" ] || fail "b: round $round: the disk reads as '$got'"
+done
+vm_run b 120 'dd if=/load.py of=/dev/vda bs=4096 conv=fsync 2>/dev/null; cmp -n 2000 /load.py /dev/vda' || fail "b: writing"
+vm_run b 300 'python3 /load.py 2 16' >"$work/b.load" &
+loads+=($!)
+for load in "${loads[@]}"; do
+	wait "$load" || fail "a load: $(cat "$work"/?.load)"
+done
+cmp -n 2000 "$SRC/tests/qemu/guest/load.py" "$work/disk" || fail "what b wrote is not in its disk"
+
+# ---- what it costs ----------------------------------------------------------------------------------------
+
+# KiB: what the guests have for themselves, and the whole pool. Pss would tell less: it leaves out pool pages that no guest
+# has read yet, and gives a part of the others to whoever has mapped the pool to compare with.
+all_kib() {
+	local vm sum
+	sum=$(du -sk "$work/pool/pool" | cut -f1)
+	for vm in a b c; do
+		sum=$((sum + $(python3 "$qemu_here/vm.py" private "$work/$vm.qmp" "$(vm_pid "$vm")" "$vm_mib")))
+	done
+	echo "$sum"
+}
+
+before=0 calm=0 end=$((SECONDS + 90))
+while [ "$calm" -lt 3 ] && [ "$SECONDS" -lt "$end" ]; do
+	now=$(all_kib)
+	if [ "$((now * 100))" -lt "$((before * 101))" ] && [ "$((now * 101))" -gt "$((before * 100))" ]; then
+		calm=$((calm + 1))
+	else
+		calm=0
+	fi
+	before=$now
+	sleep 2
+done
+for vm in a b c; do
+	vm_qmp "$vm" stop >/dev/null
+done
+cost_kib=$(all_kib)
+for vm in a b c; do
+	vm_dump "$vm" "$work/$vm.ram" || fail "$vm: no dump"
+	vm_qmp "$vm" cont >/dev/null
+done
+distinct=$("$BIN/gmm-dedup" estimate --json "$work"/[abc].ram |
+	python3 -c 'import json, sys; print(json.load(sys.stdin)["distinct_pages"])')
+ratio=$(python3 -c "print(round($cost_kib / ($distinct * 4), 3))")
+echo "RAM of three guests of $vm_mib MiB each: $((cost_kib / 1024)) MiB for $((distinct * 4 / 1024)) MiB of distinct pages: $ratio"
+python3 -c "import sys; sys.exit($ratio > 1.25)" || fail "more than 1.25 times the distinct pages"
+rm -f "$work"/[abc].ram
+
+# ---- postcopy ---------------------------------------------------------------------------------------------
+
+vm_start d -incoming defer
+end=$((SECONDS + 30))
+until [ -S "$work/d.qmp" ]; do
+	[ "$SECONDS" -lt "$end" ] || { echo "no fourth QEMU"; vm_report d; exit 1; }
+	sleep 0.1
+done
+vm_qmp d migrate-set-capabilities '{"capabilities": [{"capability": "postcopy-ram", "state": true}]}' >/dev/null ||
+	fail "postcopy is refused in the fourth"
+vm_qmp d migrate-incoming "{\"uri\": \"unix:$work/migration\"}" >/dev/null || fail "no incoming migration"
+python3 "$qemu_here/vm.py" postcopy "$work/c.qmp" "unix:$work/migration" || { fail "the migration"; vm_report d; }
+vm_qmp c quit >/dev/null
+wait "$(vm_pid c)"
+unset "vm_pids[c]"
+vm_run d 240 'python3 /load.py 2 16' >"$work/d.load" || fail "d after its migration: $(cat "$work/d.load")"
+end=$((SECONDS + 60))
+while [ "$(grep -c '/pool/' "/proc/$(vm_pid d)/maps")" -lt 50 ] && [ "$SECONDS" -lt "$end" ]; do
+	sleep 0.5
+done
+echo "d, after postcopy: $(grep -c '/pool/' "/proc/$(vm_pid d)/maps") mappings of shared pages"
+[ "$SECONDS" -lt "$end" ] || fail "d: nothing is shared after its migration"
+
+for vm in a b d; do
+	vm_stop "$vm" || fail "$vm: QEMU ended with status $?"
+done
+[ "$failures" -eq 0 ] || cat "$work/service.log" "$work"/*.err
+exit "$((failures > 0))"
