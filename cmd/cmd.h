@@ -19,8 +19,13 @@ enum cmd_exit {
 int cmd_demo(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_estimate(int argc, char **argv);
+int cmd_dump(int argc, char **argv);
+int cmd_pause(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_modules(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_unshare(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 
 /* The value of a numeric option. Ends the command with a message and CMD_USAGE unless text is a decimal

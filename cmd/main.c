@@ -20,6 +20,11 @@ static const struct verb verbs[] = {
 	{ "exec", "run a program, for example QEMU, whose memory is shared", cmd_exec },
 	{ "serve", "let VMs of different processes share pages", cmd_serve },
 	{ "modules", "list the modules guests have in common, and what sharing them saves", cmd_modules },
+	{ "status", "tell what the service shares, and for whom", cmd_status },
+	{ "unshare", "have a process make all its pages private", cmd_unshare },
+	{ "pause", "have a process share nothing more for now", cmd_pause },
+	{ "resume", "have it share again", cmd_resume },
+	{ "dump", "print the page table of a process's VMs", cmd_dump },
 	{ "why", "tell why pages are not shared", cmd_why },
 };
 

@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <urcu/urcu-bp.h>
 
+#include "dedup/remote.h"
+
 struct gmm__witness {
 	struct gmm__witness *next;
 	int fd;
@@ -71,6 +73,7 @@ static void after_fork_child(void)
 	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
 		gmm__lock_give(&gmm->freeze_lock);
 		gmm->process_id = 0;
+		gmm__remote_forked(gmm);
 	}
 	open_instances = NULL;
 	gmm__lock_give(&list_lock);

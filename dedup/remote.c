@@ -151,6 +151,8 @@ static int hello(struct gmm__remote *remote)
 	int status = ask_plain(remote, &hello, sizeof hello, sizeof *welcome, &fd);
 	if (fd >= 0)
 		gmm__sys_linux_use_userfaultfd(fd);
+	if (status == GMM_ERR_NOT_FOUND && remote->client)
+		remote->lost = true;
 	if (status != GMM_OK)
 		return status;
 	if (!welcome->resumed)
@@ -220,6 +222,16 @@ void gmm__remote_close(struct gmm *gmm)
 	gmm__mem_free(&gmm->mem, remote->path, remote->path_size);
 	gmm__mem_free(&gmm->mem, remote, sizeof *remote);
 	gmm->remote = NULL;
+}
+
+void gmm__remote_forked(struct gmm *gmm)
+{
+	struct gmm__remote *remote = gmm->remote;
+
+	if (remote && remote->socket >= 0) {
+		gmm__sys_of(gmm)->file_close(remote->socket);
+		remote->socket = -1;
+	}
 }
 
 /* ---- VMs and slots -------------------------------------------------------------------------------------------------------- */
@@ -503,6 +515,27 @@ static void take_news(struct gmm__engine *engine, const struct gmm__wire_news *n
 	look_again(engine, (const void *)(news + 1), news->n_look);
 }
 
+/* All that uses shared pages was announced, and reported where it had to be. A VM that is ending may not be. */
+static bool all_reported(struct gmm__remote *remote)
+{
+	bool all = !remote->lost;
+
+	gmm__lock_take(&remote->gmm->lock);
+	for (const struct gmm_vm *vm = remote->gmm->vms; all && vm; vm = vm->next) {
+		const uint64_t *pages = vm->stats.state_pages;
+		if (!(pages[GMM_PAGE_SHARED] | pages[GMM_PAGE_FILL] | pages[GMM_PAGE_BROKEN]))
+			continue;
+		all = vm->remote && !vm->dead;
+		urcu_bp_read_lock();
+		const struct gmm__slots *slots = rcu_dereference(vm->slots);
+		for (uint32_t i = 0; all && i < slots->n; i++)
+			all = slots->slot[i]->remote && !slots->slot[i]->dead;
+		urcu_bp_read_unlock();
+	}
+	gmm__lock_give(&remote->gmm->lock);
+	return all;
+}
+
 static void poll_service(struct gmm__engine *engine)
 {
 	struct gmm__remote *remote = engine->gmm->remote;
@@ -511,7 +544,7 @@ static void poll_service(struct gmm__engine *engine)
 		.passes = engine->passes, .mappings = engine->gmm->mappings,
 		.longest_freeze_ns = engine->waits.longest_ns, .settled = engine->settled,
 		.unshared = remote->unshared, .unshare_status = remote->unshare_status,
-		.forked = any_fork(engine->gmm),
+		.forked = any_fork(engine->gmm), .reported = all_reported(remote),
 	};
 	const struct gmm__wire_news *news = (const void *)remote->buf;
 	struct iovec part = { &poll, sizeof poll };

@@ -52,6 +52,8 @@ struct gmm__remote {
 /* Connects. 0 or a gmm_status; the log has the reason. */
 int gmm__remote_open(struct gmm *gmm, const char *path);
 void gmm__remote_close(struct gmm *gmm);
+/* In the child of a fork: the connection is the parent's alone, so that the service sees when that ends. */
+void gmm__remote_forked(struct gmm *gmm);
 
 /* Asks and waits for the answer, which is in remote->buf: 0, or a gmm_status of the service's, or GMM_ERR_NO_SERVICE when
  * the connection broke. *ret_fd: a descriptor that came with it, or -1; may be NULL. */

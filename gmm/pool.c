@@ -102,15 +102,16 @@ static uint32_t vacant_place(const struct gmm__pool *pool)
 	return place;
 }
 
-/* The file has room for the place's chunk. */
-static bool place_is_ready(struct gmm__pool *pool, uint32_t place)
+/* The file has room for the place's chunk. One that is restored has its bytes there: setting the size would cut off those
+ * of the chunks behind it. */
+static bool place_is_ready(struct gmm__pool *pool, uint32_t place, bool restored)
 {
 	if (place < pool->n_chunks)
 		return true;
 	if (!chunks_have_room(pool) || (place / GMM__FILE_CHUNKS == pool->n_files && !add_file(pool)))
 		return false;
 	struct gmm__pool_file *file = &pool->files[pool->n_files - 1];
-	return pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) == 0;
+	return restored || pool->mem->sys->file_resize(file->fd, (file->chunks + 1) * GMM__CHUNK_BYTES) == 0;
 }
 
 /* Gives the chunk its id: `wanted`, or with NIL any. False when ids or memory ran out or the store refuses. */
@@ -133,7 +134,7 @@ static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *re
 {
 	uint32_t place = vacant_place(pool);
 
-	if (!place_is_ready(pool, place))
+	if (!place_is_ready(pool, place, wanted != GMM__NIL))
 		return false;
 	struct gmm__chunk *chunk = pool->spare ? pool->spare : gmm__mem_alloc(pool->mem, sizeof *chunk);
 	if (!chunk)

@@ -100,7 +100,7 @@ static const char *state_of(const struct gmm__session *s)
 {
 	if (s->socket < 0)
 		return s->unreported ? "unreported" : s->banned ? "banned" : "zombie";
-	return s->reporting ? "reporting" : s->waits ? "waiting" : "connected";
+	return s->unreported ? "reporting" : s->waits ? "waiting" : "connected";
 }
 
 static json_t *client_of(const struct gmm__session *s)

@@ -79,11 +79,12 @@ struct gmm__session *gmm__session_restore(struct gmm__service *service, const st
 /* The VM's mappings are gone, and with them what it used. */
 static void end_vm(struct gmm__session *s, uint32_t number)
 {
-	if (s->pending.slot && s->pending.slot->vm == s->vm[number])
-		gmm__shadow_drop_pending(s);
-	for (uint32_t i = 0; i < GMM__WIRE_SLOTS; i++)
-		if (s->slot[i] && s->slot[i]->vm == s->vm[number])
-			s->slot[i] = NULL;
+	for (uint32_t i = 0; i < GMM__WIRE_SLOTS; i++) {
+		if (!s->slot[i] || s->slot[i]->vm != s->vm[number])
+			continue;
+		gmm__shadow_drop_slot(s, s->slot[i]);
+		s->slot[i] = NULL;
+	}
 	gmm_vm_destroy(s->vm[number], GMM_RAM_DISCARD);
 	s->vm[number] = NULL;
 }
@@ -203,7 +204,7 @@ static struct gmm__session *find_client(struct gmm__session *s, const struct gmm
 static int welcome(struct gmm__session *s, const struct gmm__wire_hello *hello)
 {
 	struct gmm__wire_welcome reply = { .version = GMM__WIRE_VERSION, .client = s->client,
-					   .resumed = hello->client && !s->reporting };
+					   .resumed = hello->client && !s->unreported };
 	int fd = -1;
 
 	memcpy(reply.token, s->token, sizeof reply.token);
@@ -224,11 +225,11 @@ static int resume(struct gmm__session *s, struct gmm__session *old, const struct
 	s->socket = -1;
 	old->peer = s->peer;
 	old->connected_ns = s->connected_ns;
-	if (old->unreported) {
+	if (old->unreported)
 		end_vms(old); /* what it said before it lost the connection again */
-		old->reporting = true;
-	}
-	int rc = watch(old, EPOLL_CTL_MOD, EPOLLIN);
+	int rc = gmm__shadow_keep_pending(old);
+	if (rc == 0)
+		rc = watch(old, EPOLL_CTL_MOD, EPOLLIN);
 	if (rc == 0)
 		rc = welcome(old, hello);
 	if (rc != 0)
@@ -334,8 +335,7 @@ static int on_remove(struct gmm__session *s, const void *packet, size_t size)
 		end_vm(s, remove->number);
 	} else {
 		struct gmm__slot *slot = s->slot[remove->number];
-		if (s->pending.slot == slot)
-			gmm__shadow_drop_pending(s);
+		gmm__shadow_drop_slot(s, slot);
 		int status = gmm_vm_remove_ram(slot->vm, slot->gfn * GMM__PAGE_BYTES, GMM_RAM_DISCARD);
 		if (status != GMM_OK)
 			return gmm__session_reply_status(s, &remove->header, status);
@@ -429,8 +429,10 @@ static int on_poll(struct gmm__session *s, const void *packet, size_t size)
 				       .cpu_percent = s->service->config.cpu_percent };
 
 	(void)size;
-	if (poll->settled > 1 || poll->forked > 1)
+	if (poll->settled > 1 || poll->forked > 1 || poll->reported > 1 || poll->unused)
 		return -EPROTO;
+	if (poll->reported)
+		s->unreported = false;
 	s->told = *poll;
 	s->forked = poll->forked;
 	if (s->forked)
@@ -495,9 +497,6 @@ static int handle(struct gmm__session *s, const void *packet, size_t size)
 		return -EPROTO;
 	if (!s->client && type != GMM__WIRE_HELLO && type != GMM__WIRE_ADMIN)
 		return -EPROTO;
-	/* The first of these says that all was reported. */
-	if (type == GMM__WIRE_OFFER || type == GMM__WIRE_POLL)
-		s->reporting = s->unreported = false;
 	return messages[type].handle(s, packet, size);
 }
 

@@ -15,6 +15,7 @@ enum { GMM__LOOK_QUEUE = 4096 };
 
 /* References held for verdicts on the pages of one region, until the client says what became of them. */
 struct gmm__pending {
+	struct gmm__pending *next;    /* of those kept from lost connections */
 	struct gmm__slot *slot;       /* NULL: none */
 	uint32_t first, count;
 	uint64_t promote[GMM__WIRE_REGION_PAGES / 64]; /* page[i] is the twin that made page i's verdict PROMOTE */
@@ -31,7 +32,6 @@ struct gmm__session {
 	struct gmm__peer peer;
 	bool banned;                  /* broke a rule: never resumed */
 	bool unreported;              /* what it uses is not known since the service started again */
-	bool reporting;               /* ... and it is saying so now */
 	bool forked;                  /* a child of it may map pool pages */
 	bool waits;                   /* over its bound: not read until resume_ns */
 	uint64_t resume_ns;
@@ -41,6 +41,7 @@ struct gmm__session {
 	struct gmm_vm *vm[GMM__WIRE_VMS];
 	struct gmm__slot *slot[GMM__WIRE_SLOTS];
 	struct gmm__pending pending;
+	struct gmm__pending *kept;    /* from connections that were lost before the COMMIT */
 	struct gmm__wire_poll told;   /* its last POLL */
 	uint64_t offered_pages, promoted_pages, messages, cpu_ns;
 	bool paused;

@@ -2,6 +2,7 @@
 #include "service/shadow.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <urcu/urcu-bp.h>
 
@@ -9,7 +10,8 @@
 #include "service/pools.h"
 #include "wire/wire.h"
 
-enum { PROMOTE_CHARGE = 16, COMMIT_CHARGE_PART = 4 };
+/* What a page costs, in pages offered; and how often a client may lose its connection between OFFER and COMMIT. */
+enum { PROMOTE_CHARGE = 16, COMMIT_CHARGE_PART = 4, KEPT_MAX = 16 };
 
 static struct gmm__pool *pool_of(const struct gmm__slot *slot)
 {
@@ -33,18 +35,8 @@ static gmm__page_id take_pending(struct gmm__pending *pending, uint32_t i)
 	return page;
 }
 
-bool gmm__shadow_is_pending(const struct gmm__session *s)
+static void drop_pending(struct gmm__pending *pending)
 {
-	for (uint32_t i = 0; s->pending.slot && i < s->pending.count; i++)
-		if (s->pending.page[i] != GMM__NIL && !waits_for_bytes(&s->pending, i))
-			return true;
-	return false;
-}
-
-void gmm__shadow_drop_pending(struct gmm__session *s)
-{
-	struct gmm__pending *pending = &s->pending;
-
 	for (uint32_t i = 0, n; pending->slot && i < pending->count; i += n) {
 		gmm__page_id page = take_pending(pending, i);
 		n = 1;
@@ -59,6 +51,58 @@ void gmm__shadow_drop_pending(struct gmm__session *s)
 	pending->slot = NULL;
 }
 
+static bool holds_any(const struct gmm__pending *pending)
+{
+	for (uint32_t i = 0; pending->slot && i < pending->count; i++)
+		if (pending->page[i] != GMM__NIL && !waits_for_bytes(pending, i))
+			return true;
+	return false;
+}
+
+bool gmm__shadow_is_pending(const struct gmm__session *s)
+{
+	return s->kept || holds_any(&s->pending);
+}
+
+int gmm__shadow_keep_pending(struct gmm__session *s)
+{
+	uint32_t n = 0;
+
+	for (const struct gmm__pending *kept = s->kept; kept; kept = kept->next)
+		n++;
+	if (!holds_any(&s->pending))
+		return 0;
+	struct gmm__pending *kept = n < KEPT_MAX ? malloc(sizeof *kept) : NULL;
+	if (!kept)
+		return -ENOMEM;
+	*kept = s->pending;
+	kept->next = s->kept;
+	s->kept = kept;
+	memset(&s->pending, 0, sizeof s->pending);
+	return 0;
+}
+
+/* Gives back what is kept of a slot, or only the records of which nothing is held any more. */
+static void free_kept(struct gmm__session *s, const struct gmm__slot *slot)
+{
+	for (struct gmm__pending **link = &s->kept, *kept; (kept = *link) != NULL;) {
+		if (kept->slot != slot && holds_any(kept)) {
+			link = &kept->next;
+			continue;
+		}
+		drop_pending(kept);
+		*link = kept->next;
+		free(kept);
+	}
+}
+
+void gmm__shadow_drop_slot(struct gmm__session *s, const struct gmm__slot *slot)
+{
+	if (s->pending.slot == slot)
+		drop_pending(&s->pending);
+	free_kept(s, slot);
+}
+
 static bool is_pending(const struct gmm__pending *pending, const struct gmm__region *region)
 {
 	return pending->slot == region->slot && pending->first == region->first && pending->count == region->count;
@@ -66,10 +110,23 @@ static bool is_pending(const struct gmm__pending *pending, const struct gmm__reg
 
 static void begin_pending(struct gmm__session *s, const struct gmm__region *region)
 {
-	gmm__shadow_drop_pending(s);
+	drop_pending(&s->pending);
 	s->pending.slot = region->slot;
 	s->pending.first = region->first;
 	s->pending.count = region->count;
+}
+
+/* What is held for a page, wherever: now, or since a connection was lost. */
+static gmm__page_id take_held(struct gmm__session *s, const struct gmm__slot *slot, uint32_t page)
+{
+	gmm__page_id held = GMM__NIL;
+
+	if (s->pending.slot == slot && page - s->pending.first < s->pending.count)
+		held = take_pending(&s->pending, page - s->pending.first);
+	for (struct gmm__pending *kept = s->kept; held == GMM__NIL && kept; kept = kept->next)
+		if (kept->slot == slot && page - kept->first < kept->count)
+			held = take_pending(kept, page - kept->first);
+	return held;
 }
 
 /* ---- messages ------------------------------------------------------------------------------------------------------- */
@@ -115,21 +172,37 @@ static bool finding_is_valid(const struct gmm__wire_finding *f, uint32_t count, 
 	if (f->index >= count || f->index <= last || f->found > GMM__FOUND_OTHER ||
 	    f->flags & ~(GMM__WIRE_WRITTEN | GMM__WIRE_FILL))
 		return false;
-	if (f->found == GMM__FOUND_OTHER || f->found == GMM__FOUND_FILL)
+	if (f->found == GMM__FOUND_OTHER || f->found == GMM__FOUND_FILL || f->found == GMM__FOUND_SAMPLE ||
+	    f->found == GMM__FOUND_AGAIN)
 		return f->fingerprint != 0;
 	return true;
 }
 
+/* The client may know more of a page than its shadow: it was told to look again, or counts it among the unique ones. */
+static void update_shadow(const struct gmm__region *region, const struct gmm__wire_finding *f)
+{
+	struct gmm__slot *slot = region->slot;
+	uint32_t page = region->first + f->index;
+	bool waits = f->found == GMM__FOUND_NOTHING, fill = f->flags & GMM__WIRE_FILL;
+
+	if ((!waits && f->found != GMM__FOUND_AGAIN && f->found != GMM__FOUND_SAMPLE) ||
+	    gmm__state_is_covered(gmm__slot_state(slot, page)) || slot->state[page] & GMM__FLAGS_REFUSED)
+		return;
+	gmm__slot_set(slot, page, waits ? GMM_PAGE_NOMINATED : f->found == GMM__FOUND_AGAIN ? GMM_PAGE_UNIQUE : GMM_PAGE_HUGE,
+		      f->fingerprint);
+	uint8_t flags = slot->state[page] & ~GMM__FLAG_FILL;
+	__atomic_store_n(&slot->state[page], fill ? flags | GMM__FLAG_FILL : flags, __ATOMIC_RELAXED);
+}
+
 /* The findings by page; those that were not named are NOTHING. `asked` are the named ones. */
-static int take_findings(struct gmm__service *service, const struct gmm__wire_finding *f, uint32_t n, uint32_t count,
-			 bool *ret_asked)
+static int take_findings(struct gmm__service *service, const struct gmm__wire_finding *f, uint32_t n,
+			 const struct gmm__region *region, bool *ret_asked)
 {
 	int64_t last = -1;
 
-	memset(service->finding, 0, count * sizeof *service->finding);
-	memset(ret_asked, 0, count * sizeof *ret_asked);
+	memset(service->finding, 0, region->count * sizeof *service->finding);
 	for (uint32_t i = 0; i < n; i++) {
-		if (!finding_is_valid(&f[i], count, last))
+		if (!finding_is_valid(&f[i], region->count, last))
 			return -EPROTO;
 		last = f[i].index;
 		ret_asked[f[i].index] = true;
@@ -261,6 +334,21 @@ static void answer_one(struct answering *a, uint32_t i)
 	}
 }
 
+/* A page of a huge page: is an equal one known? */
+static void answer_sample(struct answering *a, uint32_t i)
+{
+	const struct gmm__finding *f = &a->s->service->finding[i];
+	struct gmm__catalog *catalog = a->region->slot->vm->domain->catalog;
+
+	urcu_bp_read_lock();
+	gmm__lock_take(&catalog->lock);
+	bool known = (f->word && gmm__fill_find(&catalog->fills, f->word)) ||
+		     gmm__catalog_sample(catalog, f->fingerprint, gmm__slot_page_id(a->region->slot, a->region->first + i));
+	gmm__lock_give(&catalog->lock);
+	urcu_bp_read_unlock();
+	answer(a, i, known ? GMM__VERDICT_TWIN : GMM__VERDICT_UNIQUE, 0, GMM__NIL);
+}
+
 static void answer_all(struct answering *a)
 {
 	const struct gmm__verdict *verdict = a->s->service->verdict;
@@ -270,7 +358,9 @@ static void answer_all(struct answering *a)
 			i += answer_fill(a, i);
 			continue;
 		}
-		if (a->asked[i])
+		if (a->asked[i] && a->s->service->finding[i].found == GMM__FOUND_SAMPLE)
+			answer_sample(a, i);
+		else if (a->asked[i])
 			answer_one(a, i);
 		i++;
 	}
@@ -286,13 +376,15 @@ int gmm__shadow_offer(struct gmm__session *s, const void *packet, size_t size)
 
 	int rc = take_region(s, packet, size, sizeof(struct gmm__wire_finding), &region);
 	if (rc == 0)
-		rc = take_findings(service, (const void *)(r + 1), r->n, r->count, a.asked);
+		rc = take_findings(service, (const void *)(r + 1), r->n, &region, a.asked);
 	if (rc != 0)
 		return rc;
 	gmm__session_charge(s, region.count);
 	s->offered_pages += r->n;
 	service->offered_pages += r->n;
 	begin_pending(s, &region);
+	for (uint32_t i = 0; i < r->n; i++)
+		update_shadow(&region, (const struct gmm__wire_finding *)(const void *)(r + 1) + i);
 	gmm__account_findings(&region, service->finding, &progress);
 	urcu_bp_read_lock();
 	gmm__index_region(region.slot->vm->domain->catalog, NULL, &region, service->finding, true, service->verdict);
@@ -481,10 +573,10 @@ int gmm__shadow_reshare(struct gmm__session *s, const void *packet, size_t size)
 
 	int rc = take_region(s, packet, size, sizeof(struct gmm__wire_finding), &region);
 	if (rc == 0)
-		rc = take_findings(s->service, (const void *)(r + 1), r->n, r->count, a.asked);
+		rc = take_findings(s->service, (const void *)(r + 1), r->n, &region, a.asked);
 	for (uint32_t i = 0; rc == 0 && i < region.count; i++)
 		if (a.asked[i] && (s->service->finding[i].found < GMM__FOUND_FILL ||
-				   gmm__slot_state(region.slot, region.first + i) != GMM_PAGE_BROKEN))
+				   !gmm__state_is_covered(gmm__slot_state(region.slot, region.first + i))))
 			rc = -EPROTO;
 	if (rc != 0)
 		return rc;
@@ -530,7 +622,7 @@ static void drop(struct dropping *d, gmm__page_id page, enum gmm__pool_drop how)
 
 static bool has_fingerprint(enum gmm_page_state state)
 {
-	return gmm__state_is_candidate(state) || state == GMM_PAGE_RACED;
+	return gmm__state_is_candidate(state) || state == GMM_PAGE_RACED || state == GMM_PAGE_HUGE;
 }
 
 /* The page maps a shared page now, or has a copy over one. Legal from there, or with a reference held for it. */
@@ -542,13 +634,17 @@ static int commit_covered(struct gmm__slot *slot, uint32_t page, enum gmm_page_s
 	gmm__page_id cover = slot->value[page];
 	bool had = gmm__state_is_shared(old);
 
+	if (held != GMM__NIL && state == GMM_PAGE_BROKEN && gmm__state_is_covered(old)) {
+		drop(d, held, GMM__DROP_REFERENCE); /* it was not repaired: its mapping is the old one */
+		held = GMM__NIL;
+	}
 	if (held == GMM__NIL && !had && !(old == GMM_PAGE_BROKEN && state == GMM_PAGE_BROKEN))
 		return -EPROTO;
 	if (held != GMM__NIL) {
 		if (gmm__state_is_covered(old))
 			drop(d, cover, had ? GMM__DROP_REFERENCE : GMM__DROP_COVER);
-		stats->repairs += old == GMM_PAGE_BROKEN;
-		stats->merges++;
+		stats->repairs += gmm__state_is_covered(old);
+		stats->merges += !gmm__state_is_covered(old);
 		cover = held;
 		had = true;
 	}
@@ -580,13 +676,12 @@ static int commit_run(struct gmm__session *s, const struct gmm__region *region, 
 		      const struct gmm__wire_states *run, struct dropping *d)
 {
 	enum gmm_page_state state = run->state & GMM__STATE_MASK;
-	bool pending = is_pending(&s->pending, region);
 	int rc = 0;
 
 	for (uint32_t i = at; rc == 0 && i < at + run->pages; i++) {
 		uint32_t page = region->first + i;
-		gmm__page_id held = pending ? take_pending(&s->pending, i) : GMM__NIL;
-		if (held == GMM__NIL && region->slot->state[page] == run->state)
+		gmm__page_id held = take_held(s, region->slot, page);
+		if (held == GMM__NIL && (region->slot->state[page] & ~GMM__FLAG_WHOLE) == run->state)
 			continue;
 		if (gmm__state_is_covered(state))
 			rc = commit_covered(region->slot, page, state, held, d);
@@ -621,8 +716,7 @@ int gmm__shadow_commit(struct gmm__session *s, const void *packet, size_t size)
 		rc = commit_run(s, &region, at, &run[k], &d);
 	gmm__account_end(region.slot, region.first, region.count, before);
 	flush_drops(&d);
-	if (rc == 0)
-		gmm__shadow_drop_pending(s);
+	free_kept(s, NULL);
 	return rc;
 }
 
@@ -657,7 +751,7 @@ int gmm__shadow_report(struct gmm__session *s, const void *packet, size_t size)
 	int status = GMM_OK;
 
 	int rc = take_region(s, packet, size, sizeof *report, &region);
-	if (rc != 0 || r->n != r->count || !s->reporting)
+	if (rc != 0 || r->n != r->count)
 		return -EPROTO;
 	for (uint32_t i = 0; i < region.count; i++)
 		if (report[i].unused[0] | report[i].unused[1] | report[i].unused[2] ||

@@ -21,7 +21,11 @@ void gmm__shadow_set_forked(struct gmm__session *s);
 /* True if references are pending. */
 bool gmm__shadow_is_pending(const struct gmm__session *s);
 
-/* Gives back all pending references. */
-void gmm__shadow_drop_pending(struct gmm__session *s);
+/* The client lost its connection: what is pending stays so until the COMMIT of its pages. 0, or a negative errno: it lost
+ * too many. */
+int gmm__shadow_keep_pending(struct gmm__session *s);
+
+/* Gives back what is pending on a slot that ends. */
+void gmm__shadow_drop_slot(struct gmm__session *s, const struct gmm__slot *slot);
 
 #endif

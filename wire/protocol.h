@@ -9,8 +9,8 @@
  * Roles: the service keeps for every RAM slot of a client a shadow page table (state and value of each page, as
  * gmm/slot.h). The client's messages change it, and the service derives references and covers from the changes: a client
  * can lie about its own pages only. A reference that the service takes for a verdict is **pending** on that page of the
- * shadow table until the next COMMIT or OFFER of the client: COMMIT with state SHARED or FILL keeps it, all others are
- * given back.
+ * shadow table until the client's next COMMIT of the page or OFFER of any region: COMMIT with state SHARED or FILL keeps it,
+ * all others are given back. What was pending when a connection was lost stays so until the COMMIT of the page.
  *
  * A client's part in a region of at most GMM__WIRE_REGION_PAGES pages:
  *
@@ -30,7 +30,8 @@
  *
  * Life: HELLO first. The service holds an OFD read lock on byte `client` of every pool file through the very description
  * it passes; so it knows when the last mapping of the client and its forks is gone, and only then drops what the client
- * holds. A client that lost its connection says HELLO with its number and token: the same service goes on with the shadow
+ * holds. A client that lost its connection says HELLO with its number and token (GMM_ERR_NOT_FOUND: the service does not know
+ * it, or knows that it broke a rule: it has to make all its pages private and begin anew): the same service goes on with the shadow
  * tables (resumed = 1); a restarted one (resumed = 0) wants VM_ADD, SLOT_ADD and REPORT for every region anew, and gives
  * out or frees nothing of the client's domains meanwhile.
  */
@@ -183,8 +184,8 @@ struct gmm__wire_states {
 	uint8_t unused;
 };
 
-/* REPORT: gmm__wire_region with n = count and n of these: a region as it is, after a restart of the service. Reply: a
- * header; refused where a page id does not exist in the domain. */
+/* REPORT: gmm__wire_region with n = count and n of these: a region of a slot just added as it is, for example after a restart
+ * of the service. Reply: a header; refused with GMM_ERR_NOT_FOUND where a page id does not exist in the domain. */
 struct gmm__wire_report {
 	uint32_t value;                /* page id of covered pages; fingerprint; or 0 */
 	uint8_t state;
@@ -222,6 +223,9 @@ struct gmm__wire_poll {
 	uint32_t unshared;             /* the last `unshare` request that was carried out */
 	int32_t unshare_status;        /* how it went: GMM_OK, ... */
 	uint32_t forked;               /* 1: a forked child may map pool pages */
+	uint32_t reported;             /* 1: all VMs and slots that use shared pages were announced, and reported where
+	                                * `resumed` was 0. Until then a restarted service frees nothing */
+	uint32_t unused;
 };
 
 /* Reply: gmm__wire_news and n_look gmm__wire_look: unique pages of the client that got a twin since; they are to be

@@ -12,7 +12,10 @@ BEGIN {
 	may["guest"] = "guest/ sharedmod/report_format.h sharedmod/report_write.h"
 	may["cmd"] = "cmd/"
 	may["preload"] = "preload/"
+	# The service itself, and who speaks its protocol.
 	may["cmd/serve.c"] = "cmd/ service/"
+	may["cmd/admin.c"] = "cmd/ wire/"
+	may["tests/service"] = "tests/service/"
 	may["bench"] = "bench/ cmd/"
 	# Measures each stage of the engine by itself, which the public interface cannot.
 	may["bench/stages.c"] = "bench/ cmd/ dedup/ gmm/"

@@ -295,7 +295,7 @@ const uint8_t *page_bytes(uint64_t seed)
 gmm__page_id share_new(struct client *a, uint32_t slot_a, struct client *b, uint32_t slot_b, uint64_t seed)
 {
 	struct gmm__wire_finding f = client_finding(a, 0, page_bytes(seed));
-	struct gmm__wire_finding again = { .index = 0, .found = GMM__FOUND_AGAIN };
+	struct gmm__wire_finding again = { .index = 0, .found = GMM__FOUND_AGAIN, .fingerprint = f.fingerprint };
 	struct gmm__wire_verdict v[1];
 	struct gmm__wire_look look;
 
