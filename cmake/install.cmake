@@ -22,3 +22,10 @@ string(REGEX REPLACE "/$" "" gmm_pc_to_prefix ${gmm_pc_to_prefix})
 list(JOIN GMM_PC_REQUIRES " " gmm_pc_requires)
 configure_file(cmake/gmm-dedup.pc.in gmm-dedup.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/gmm-dedup.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# Units, user and configuration of the service.
+configure_file(systemd/gmm-dedup.service.in gmm-dedup.service @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/gmm-dedup.service systemd/gmm-dedup.socket DESTINATION lib/systemd/system)
+install(FILES systemd/gmm-dedup.sysusers DESTINATION lib/sysusers.d RENAME gmm-dedup.conf)
+install(FILES systemd/60-gmm-dedup.rules DESTINATION lib/udev/rules.d)
+install(FILES systemd/gmm-dedup.conf DESTINATION ${CMAKE_INSTALL_SYSCONFDIR})

@@ -2,6 +2,7 @@
 #include "service/service.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,6 +264,9 @@ static int start_listening(struct gmm__service *service, const struct gmm__servi
 		}
 		strcpy(service->socket_path, path); /* it fitted into an address */
 	}
+	/* One that was handed over may block. */
+	if (fcntl(service->listener, F_SETFL, O_NONBLOCK) != 0)
+		return -errno;
 	return watch_fd(service, service->listener, &service->listener);
 }
 

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The commands against a running service: who may ask, what they say, pause, resume and unshare, and metrics over HTTP.
+. "$(dirname "$0")/lib.sh"
+
+port=$((20000 + RANDOM % 20000))
+printf '[service]\nmetrics_ksm = yes\n[domain test]\nuser = root\n' >"$work/config"
+start_service --metrics "$port"
+start_guest a 1000
+start_guest b 1000
+tell a fill 1
+tell b fill 1
+tell a until 1000 20000
+tell b until 1000 20000
+
+gmm() {
+	"$BIN/gmm-dedup" "$@" --socket "$socket"
+}
+
+eventually '.domains[0].saved_pages == 1000'
+gmm status >"$work/text" || fail "status: exit status $?"
+grep -q '^test ' "$work/text" || fail "status names no domain: $(cat "$work/text")"
+grep -q "^${guest_pid[a]} " "$work/text" || fail "status names no process"
+gmm dump "${guest_pid[a]}" | jq -e '[.slots[0].runs[][1]] | add == 1000' >/dev/null || fail "dump"
+gmm dump 1 >/dev/null 2>"$work/err" && fail "dump of a process that is no client"
+grep -q "no such client" "$work/err" || fail "dump says: $(cat "$work/err")"
+
+exec 9<>"/dev/tcp/127.0.0.1/$port" || fail "nobody listens for metrics"
+printf 'GET /metrics HTTP/1.0\r\n\r\n' >&9
+timeout 5 cat <&9 >"$work/metrics"
+grep -q 'gmm_dedup_saved_pages{domain="test"} 1000' "$work/metrics" || fail "metrics: $(grep saved "$work/metrics")"
+grep -q 'node_ksmd_pages_sharing 1000' "$work/metrics" || fail "no KSM names in the metrics"
+exec 9>&-
+
+gmm unshare "${guest_pid[a]}" >/dev/null || fail "unshare"
+eventually '[.clients[] | select(.unshare == "done")] | length == 1'
+tell a check
+[ "$reply" = 0 ] || fail "after unshare $reply pages are shared"
+gmm resume all >/dev/null || fail "resume"
+tell a until 1000 20000
+gmm pause all >/dev/null || fail "pause"
+eventually '[.clients[] | select(.paused)] | length == 2'
+gmm resume all >/dev/null
+
+# Another user sees nothing of this, and cannot command it.
+if command -v setpriv >/dev/null; then
+	as_nobody() {
+		setpriv --reuid 65534 --regid 65534 --clear-groups "$BIN/gmm-dedup" "$@" --socket "$socket"
+	}
+	as_nobody status --json >"$work/status" 2>"$work/err" || fail "nobody may not ask: $(cat "$work/err")"
+	jq -e '.clients == [] and .domains == [] and (has("service") | not)' "$work/status" >/dev/null ||
+		fail "nobody sees: $(cat "$work/status")"
+	as_nobody unshare "${guest_pid[a]}" >/dev/null 2>&1 && fail "nobody commands root's process"
+	as_nobody pause all >/dev/null 2>&1
+	status '[.clients[] | select(.paused)] | length == 0' || fail "nobody paused root's processes"
+	setpriv --reuid 65534 --regid 65534 --clear-groups cat "$runtime/pool/next" 2>/dev/null && fail "nobody reads the pool"
+fi
+
+# SIGHUP: a mistake changes nothing, a good file counts.
+echo nonsense >"$work/config"
+kill -HUP "$service"
+sleep 0.2
+grep -q "stays as it was" "$work/log" || fail "a wrong file is not complained about"
+status '.clients | length == 2' || fail "gone after SIGHUP"
+"$BIN/gmm-dedup" serve --socket "$socket" --runtime-dir "$work/none" >/dev/null 2>&1 && fail "two services on one socket"
+umount "$work/none/pool-ro" "$work/none/pool" 2>/dev/null
+kill_service TERM || fail "SIGTERM: exit status $?"
+gmm status >/dev/null 2>&1 && fail "status without a service"
+tell a check
+tell b check
+finish
