@@ -145,7 +145,12 @@ static void account_verdict(struct gmm__slot *slot, uint32_t page, struct gmm__v
 void gmm__account_verdicts(const struct gmm__region *region, struct gmm__verdict *verdict,
 			   struct gmm__progress *progress)
 {
-	for (uint32_t i = 0; i < region->count; i++)
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint8_t byte = region->slot->state[region->first + i];
+		/* A service answers without the claim: meanwhile the page was pinned, or declared unshareable. */
+		if (byte & GMM__FLAGS_REFUSED || gmm__state_is_covered(byte & GMM__STATE_MASK))
+			verdict[i].kind = GMM__VERDICT_NONE;
 		if (verdict[i].kind != GMM__VERDICT_NONE)
 			account_verdict(region->slot, region->first + i, &verdict[i], progress);
+	}
 }

@@ -111,10 +111,33 @@ START_TEST(outdated_findings_are_not_believed)
 }
 END_TEST
 
+/* A service is asked without the claim: the pages may have changed when its answer comes. */
+START_TEST(outdated_verdicts_are_not_followed)
+{
+	struct gmm__verdict verdict[8] = { [0] = { .kind = GMM__VERDICT_UNIQUE }, [6] = { .kind = GMM__VERDICT_PROMOTE },
+					   [7] = { .kind = GMM__VERDICT_ZERO } };
+	struct gmm__progress progress = { 0 };
+
+	open_twins(8);
+	fake_fill_range(a, 6, 2, 500);
+	fake_passes(4);
+	ck_assert_int_eq(gmm_vm_pin(a->vm, 6 * GMM__PAGE_BYTES, GMM__PAGE_BYTES), GMM_OK);
+	ck_assert_int_eq(gmm_vm_set_unshareable(a->vm, 7 * GMM__PAGE_BYTES, GMM__PAGE_BYTES, true), GMM_OK);
+	struct gmm__region region = { a->slot, 0, a->pages };
+	gmm__account_verdicts(&region, verdict, &progress);
+	assert_state(a, 0, GMM_PAGE_SHARED);
+	assert_state(a, 6, GMM_PAGE_PINNED);
+	assert_state(a, 7, GMM_PAGE_UNSHAREABLE);
+	for (int i = 0; i < 8; i++)
+		ck_assert_int_eq(verdict[i].kind, GMM__VERDICT_NONE);
+	fake_close();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = { copies_in_one_region_share_one_page, a_smaller_guest_takes_the_place_of_the_twin,
-				 outdated_findings_are_not_believed };
+				 outdated_findings_are_not_believed, outdated_verdicts_are_not_followed };
 
 	return unit_main("merge_twins", tests, sizeof tests / sizeof *tests);
 }
