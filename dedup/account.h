@@ -20,7 +20,6 @@ struct gmm__progress {
 	uint64_t fresh;      /* pages that were absent before */
 	uint64_t skipped;    /* pages of regions that were not visited */
 	uint64_t postponed;  /* pages in runs shorter than what this pass merges */
-	struct gmm__run_lengths waiting; /* runs that the next passes have to merge */
 };
 
 /* Applies findings to the region's page table: digested pages are unique until the index stage says otherwise. The

@@ -68,7 +68,7 @@ struct gmm__engine {
 	bool full;                      /* this pass visits all regions */
 	struct gmm__job job;
 	struct gmm__progress progress;  /* of this pass */
-	uint32_t min_run;               /* shortest run merged in this pass */
+	uint32_t min_run;               /* shortest run merged in this pass in any VM */
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */

@@ -331,6 +331,7 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 		return GMM_ERR_NO_MEMORY;
 	vm->gmm = gmm;
 	vm->priority = options->priority;
+	vm->max_mappings = options->max_mappings ? options->max_mappings : UINT64_MAX;
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
 	bool made = vm->slots && (options->kind == GMM_VM_MAPPED || gmm__paged_open(vm) == GMM_OK);
 	gmm__lock_take(&gmm->lock);

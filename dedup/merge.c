@@ -444,7 +444,6 @@ static uint32_t refuse(struct piece *p, const struct part *part, uint32_t count,
  * tried again as the first of the next one, and refused if it cannot be added there either. */
 static bool add_part(struct piece *p, struct cursor *c)
 {
-	struct gmm *gmm = p->merge->gmm;
 	struct part *part = &p->part[p->parts];
 
 	if (p->parts == 0)
@@ -459,7 +458,7 @@ static bool add_part(struct piece *p, struct cursor *c)
 	for (uint32_t i = part->at; i < part->at + part->count; i++)
 		p->filled[i] = p->equal[i] = false;
 	uint64_t mappings = mappings_of(p, part);
-	if (mappings > 0 && gmm->mappings + p->mappings + mappings > gmm->max_mappings) {
+	if (mappings > 0 && !gmm__vm_has_room(p->slot->vm, p->mappings + mappings)) {
 		give_back_all(p, part);
 		if (p->parts == 0)
 			c->page += refuse(p, part, part->count, GMM_PAGE_BUDGET);
@@ -527,6 +526,10 @@ static void join_row(const struct gmm__merge *m, gmm__page_id twin, uint32_t cou
 		count = 0;
 	else if (count > slot->pages - first)
 		count = slot->pages - first;
+	if (count < slot->vm->plan.min_run) { /* longer runs come first there */
+		gmm__vm_release(slot->vm);
+		return;
+	}
 	struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = first, .count = count, .page = page };
 	struct cursor cursor = { &run, &run + 1, first };
 	struct piece twins = { .merge = m, .slot = slot };

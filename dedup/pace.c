@@ -31,7 +31,19 @@ static bool may_repair(const struct gmm *gmm)
 	return gmm->options.repair == GMM_REPAIR_PROMISED || (gmm->options.repair == GMM_REPAIR_ASK && gmm->maps >= 0);
 }
 
-struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, struct gmm__effort *effort)
+static uint64_t room_left(uint64_t used, uint64_t limit)
+{
+	return used < limit ? limit - used : 0;
+}
+
+/* Pages that were refused for the budget are tried again while a sixteenth of it is free. */
+static bool retries(const struct gmm__engine *engine, const struct gmm_vm *vm)
+{
+	return engine->retry_budget && room_left(vm->stats.mappings, vm->max_mappings) > vm->max_mappings / 16;
+}
+
+struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, const struct gmm_vm *vm,
+					   struct gmm__effort *effort)
 {
 	bool covers = looks_at_covers(engine) || gmm__effort_is_low(effort);
 
@@ -41,7 +53,7 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, str
 		.repair = covers && may_repair(engine->gmm),
 		.survey = gmm__effort_survey(effort) ||
 			  (engine->gmm->remote && engine->gmm->remote->offering_all),
-		.with_budget = engine->retry_budget,
+		.with_budget = retries(engine, vm),
 		.huge_phase = engine->gmm->options.huge_pages == GMM_HUGE_NEVER ? 0 : gmm__huge_phase(&engine->huge),
 	};
 }
@@ -84,17 +96,27 @@ static void judge_huge(struct gmm__engine *engine, uint64_t pages, uint64_t whol
 						 pages * GMM__PAGE_BYTES / SHORT_SHARE;
 }
 
+/* Which runs the next pass merges. With gmm.lock. */
+static void plan_next(struct gmm__engine *engine, uint64_t left)
+{
+	uint64_t waiting = 0;
+
+	for (const struct gmm_vm *vm = engine->gmm->vms; vm; vm = vm->next)
+		waiting += vm->plan.waiting_runs;
+	bool all_fit = gmm__plan_fits(waiting, left);
+	for (struct gmm_vm *vm = engine->gmm->vms; vm; vm = vm->next) {
+		uint64_t own = room_left(vm->stats.mappings, vm->max_mappings);
+		bool fits = all_fit && gmm__plan_fits(vm->plan.waiting_runs, own);
+		vm->plan = (struct gmm__vm_plan){ .min_run = gmm__plan_threshold(&vm->plan, fits) };
+	}
+	engine->min_run = 1;
+}
+
 void gmm__pace_conclude(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
 	const struct gmm__progress *done = &engine->progress;
-	uint64_t mappings = gmm->mappings, left = mappings < gmm->max_mappings ? gmm->max_mappings - mappings : 0;
-	uint32_t threshold = gmm__plan_threshold(&done->waiting, left);
-
-	/* Runs that were too short are the next to be tried, longest first, until the budget is spent. */
-	if (done->postponed && threshold > engine->min_run / 2)
-		threshold = engine->min_run / 2;
-	engine->min_run = threshold > 1 ? threshold : 1;
+	uint64_t left = room_left(gmm->mappings, gmm->max_mappings);
 
 	schedule_cover(engine);
 	adapt_window(engine);
@@ -108,6 +130,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 		whole += vm->stats.state_pages[GMM_PAGE_HUGE];
 	}
 	judge_huge(engine, pages, whole);
+	plan_next(engine, left);
 	/* Nothing was written, nothing waits for a merge or, refused in this pass, for another look: one more pass would do
 	 * nothing. */
 	bool judged = gmm__huge_pace_judged(&engine->huge) && done->huge_broken == 0;

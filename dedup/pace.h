@@ -8,7 +8,8 @@
 void gmm__pace_begin(struct gmm__engine *engine);
 
 /* What a visit of this pass asks of a region. */
-struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, struct gmm__effort *effort);
+struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, const struct gmm_vm *vm,
+					   struct gmm__effort *effort);
 
 /* At the end of a pass: what the next one merges, and whether this one found next to nothing to do. */
 void gmm__pace_conclude(struct gmm__engine *engine);

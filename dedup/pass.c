@@ -118,7 +118,7 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 		engine->progress.skipped += region->count;
 		return !must_leave_region(engine, region);
 	}
-	engine->job.options = gmm__pace_options(engine, effort);
+	engine->job.options = gmm__pace_options(engine, region->slot->vm, effort);
 	if (gmm__scan_region(engine->backend, region, &engine->job.options, finding) > 0) {
 		digest_region(engine, region, finding);
 		engine->job.region = *region;

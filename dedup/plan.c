@@ -52,14 +52,16 @@ void gmm__plan_count(struct gmm__run_lengths *lengths, uint32_t count)
 	lengths->runs[level < GMM__RUN_LEVELS ? level : GMM__RUN_LEVELS - 1]++;
 }
 
-uint32_t gmm__plan_threshold(const struct gmm__run_lengths *waiting, uint64_t mappings_left)
+uint32_t gmm__plan_threshold(const struct gmm__vm_plan *plan, bool fits)
 {
-	uint64_t runs = 0;
+	uint32_t threshold = fits ? 1 : 1u << (GMM__RUN_LEVELS - 1);
 
-	for (int level = GMM__RUN_LEVELS - 1; level >= 0; level--) {
-		runs += waiting->runs[level];
-		if (runs * MAPPINGS_PER_2_RUNS / 2 > mappings_left)
-			return level == GMM__RUN_LEVELS - 1 ? 1u << level : 2u << level;
-	}
-	return 1;
+	if (plan->postponed_pages && threshold > plan->min_run / 2)
+		threshold = plan->min_run / 2;
+	return threshold > 1 ? threshold : 1;
+}
+
+bool gmm__plan_fits(uint64_t waiting_runs, uint64_t mappings_left)
+{
+	return waiting_runs * MAPPINGS_PER_2_RUNS / 2 <= mappings_left;
 }

@@ -3,6 +3,7 @@
 #define DEDUP_PLAN_H
 
 #include "dedup/region.h"
+#include "gmm/vm.h"
 
 /* Consecutive pages of a region that are merged in one go: for JOIN they map consecutive shared pages from `page` on. */
 struct gmm__run {
@@ -25,8 +26,11 @@ void gmm__plan_count(struct gmm__run_lengths *lengths, uint32_t count);
 uint32_t gmm__plan_runs(const struct gmm__verdict *verdict, const struct gmm__region *region, bool by_twin,
 			struct gmm__run *ret_run);
 
-/* The shortest run length to merge now, such that the mappings of all runs known to wait fit into what is left of
- * the budget: longest first. 1 when all fit. */
-uint32_t gmm__plan_threshold(const struct gmm__run_lengths *waiting, uint64_t mappings_left);
+/* True if the mappings of all runs known to wait fit into what is left of a budget. */
+bool gmm__plan_fits(uint64_t waiting_runs, uint64_t mappings_left);
+
+/* The shortest run of a VM to merge in the next pass, by the pass that ended: 1 while all fit. Else the longest runs come
+ * first, and half as long ones at each pass after that, until the budget is spent. */
+uint32_t gmm__plan_threshold(const struct gmm__vm_plan *plan, bool fits);
 
 #endif

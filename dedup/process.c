@@ -13,6 +13,7 @@ static void nominate(struct gmm__engine *engine)
 {
 	struct gmm__nominations *nominations = &engine->nominations;
 	struct gmm_vm *claimed = NULL;
+	gmm__page_id last = GMM__NIL;
 	uint32_t kept = 0;
 
 	urcu_bp_read_lock();
@@ -33,6 +34,8 @@ static void nominate(struct gmm__engine *engine)
 			   !(slot->state[i] & GMM__FLAGS_REFUSED)) {
 			gmm__slot_set(slot, i, GMM_PAGE_NOMINATED, slot->value[i]);
 			gmm__slot_wake(slot, i, 1);
+			slot->vm->plan.waiting_runs += page != last + 1; /* nobody else has counted this side */
+			last = page;
 			engine->progress.nominated++;
 		}
 	}
@@ -42,23 +45,23 @@ static void nominate(struct gmm__engine *engine)
 	nominations->n = kept;
 }
 
-static void collect_twins(struct gmm__engine *engine, uint32_t count)
+static void collect_twins(struct gmm__engine *engine, const struct gmm__region *region)
 {
+	uint64_t *runs = &region->slot->vm->plan.waiting_runs;
 	uint32_t run = 0;
 
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; i < region->count; i++) {
 		const struct gmm__verdict *v = &engine->verdict[i];
 		bool twin = v->kind == GMM__VERDICT_TWIN;
 		if (twin)
 			engine->nominations.page[engine->nominations.n++] = v->page;
 		if (run && (!twin || v->page != v[-1].page + 1)) {
-			gmm__plan_count(&engine->progress.waiting, run);
+			++*runs;
 			run = 0;
 		}
 		run += twin;
 	}
-	if (run)
-		gmm__plan_count(&engine->progress.waiting, run);
+	*runs += run > 0;
 }
 
 void gmm__process_exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region)
@@ -80,12 +83,18 @@ void gmm__process_exclude_foreign(struct gmm__engine *engine, const struct gmm__
 void gmm__process_merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
 {
 	const struct gmm__region *region = merge->region;
-	uint32_t n = gmm__plan_runs(engine->verdict, region, engine->min_run > 1, engine->run), kept = 0;
+	struct gmm__vm_plan *plan = &region->slot->vm->plan;
+	uint32_t kept = 0;
+
+	if (plan->min_run < engine->min_run)
+		plan->min_run = engine->min_run;
+	uint32_t n = gmm__plan_runs(engine->verdict, region, plan->min_run > 1, engine->run);
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct gmm__run *run = &engine->run[i];
-		if (run->kind != GMM__VERDICT_ZERO && run->count < engine->min_run) {
-			gmm__plan_count(&engine->progress.waiting, run->count);
+		if (run->kind != GMM__VERDICT_ZERO && run->count < plan->min_run) {
+			plan->waiting_runs++;
+			plan->postponed_pages += run->count;
 			engine->progress.postponed += run->count;
 		} else {
 			engine->run[kept++] = *run;
@@ -139,12 +148,12 @@ void gmm__process_region(struct gmm__engine *engine)
 				    .waits = &engine->waits };
 	uint32_t deferred = 0;
 
-	if (!judge_region(engine, region, engine->retry_budget, &deferred))
+	if (!judge_region(engine, region, engine->job.options.with_budget, &deferred))
 		return;
 	gmm__process_huge(engine, &merge);
-	collect_twins(engine, region->count);
+	collect_twins(engine, region);
 	gmm__process_merge_runs(engine, &merge);
-	if (deferred && engine->min_run == 1) { /* what waited for a promotion just made; none was postponed */
+	if (deferred && region->slot->vm->plan.min_run <= 1) { /* what waited for a promotion just made; none was postponed */
 		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
 		if (judge_region(engine, region, false, &deferred))
 			gmm__process_merge_runs(engine, &merge);

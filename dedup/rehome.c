@@ -88,7 +88,7 @@ uint32_t gmm__rehome_piece(const struct gmm__rehome *rehome, struct gmm__slot *s
 	struct gmm *gmm = rehome->gmm;
 	struct piece p = { .rehome = rehome, .slot = slot, .first = first, .count = count, .to = to };
 
-	if (gmm->mappings + gmm__slot_seams_added(slot, first, count, to) <= gmm->max_mappings && compare(&p) > 0) {
+	if (gmm__vm_has_room(slot->vm, gmm__slot_seams_added(slot, first, count, to)) && compare(&p) > 0) {
 		gmm__lock_take(&gmm->freeze_lock);
 		uint64_t start_ns = gmm__sys_of(gmm)->clock_ns();
 		if (rehome->backend->hold(slot, first, count) == 0) {

@@ -15,7 +15,7 @@
 
 static bool waits_for_merge(const struct gmm__engine *engine, enum gmm_page_state state)
 {
-	return state == GMM_PAGE_NOMINATED || (engine->retry_budget && state == GMM_PAGE_BUDGET);
+	return state == GMM_PAGE_NOMINATED || (engine->job.options.with_budget && state == GMM_PAGE_BUDGET);
 }
 
 /* What the service is to judge of a page. Pages that repeat a word are read for it: they were present a moment ago. */

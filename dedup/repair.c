@@ -40,9 +40,7 @@ static gmm__page_id find_equal(const struct repair *r, uint32_t page)
 
 static bool within_budget(const struct repair *r, uint32_t page, gmm__page_id to)
 {
-	struct gmm *gmm = r->merge->gmm;
-
-	return gmm->mappings + gmm__slot_seams_added(r->slot, page, 1, to) <= gmm->max_mappings;
+	return gmm__vm_has_room(r->slot->vm, gmm__slot_seams_added(r->slot, page, 1, to));
 }
 
 /* Replaces a held page that is equal to `to`, to which a reference is held. */

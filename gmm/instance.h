@@ -107,6 +107,13 @@ struct gmm {
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */
 };
 
+/* True if sharing may add so many VMAs to a VM: its own limit and that of the process. With the VM's claim; a hint
+ * without. */
+static inline bool gmm__vm_has_room(const struct gmm_vm *vm, uint64_t mappings)
+{
+	return vm->gmm->mappings + mappings <= vm->gmm->max_mappings && vm->stats.mappings + mappings <= vm->max_mappings;
+}
+
 static inline const struct gmm__sys *gmm__sys_of(const struct gmm *gmm)
 {
 	return gmm->mem.sys;

@@ -35,6 +35,21 @@ struct gmm__balloon {
 	uint32_t idle_steps;
 };
 
+/* Which runs of a VM are worth a mapping now: dedup/plan.h. Of one pass. */
+struct gmm__vm_plan {
+	uint64_t waiting_runs;    /* that the next passes have to merge */
+	uint64_t postponed_pages; /* in runs shorter than min_run */
+	uint32_t min_run;         /* shortest run merged; 0 as 1 */
+};
+
+/* Whether sharing pays in a VM: dedup/profit.h. */
+struct gmm__vm_profit {
+	uint16_t passes;      /* until it is judged again */
+	uint16_t rest_passes; /* how long it rested last */
+	uint8_t losses;       /* judgements in a row that found a loss */
+	bool resting;         /* it is not visited */
+};
+
 struct gmm_vm {
 	struct gmm *gmm;
 	struct gmm__domain *domain;
@@ -44,6 +59,9 @@ struct gmm_vm {
 	char name[GMM_NAME_MAX + 1];
 	uint32_t remote;              /* its number at the sharing service + 1; 0: not announced. The engine's */
 	bool refused;                 /* by the service, and logged. The engine's */
+	struct gmm__vm_plan plan;     /* the engine's, as is the next */
+	struct gmm__vm_profit profit;
+	uint64_t max_mappings;        /* UINT64_MAX: no limit of its own */
 
 	/* Guarded by the instance's lock. */
 	bool claimed;

@@ -191,6 +191,8 @@ struct gmm_vm_options {
 	const char *domain;           /* trust domain: pages are shared inside it, never across; copied; NULL: "default" */
 	enum gmm_priority priority;   /* scanned sooner when higher. Default normal */
 	enum gmm_vm_kind kind;        /* Default mapped */
+	uint64_t max_mappings;        /* VMAs that sharing may add for this VM, the longest runs first; 0: no limit but that of
+	                               * the instance */
 };
 
 void gmm_vm_options_init(struct gmm_vm_options *options);

@@ -190,6 +190,26 @@ START_TEST(budget_is_kept)
 }
 END_TEST
 
+/* A VM's own limit stops it, at its longest runs, and no other VM. */
+START_TEST(own_budget_of_a_vm)
+{
+	world = fake_open();
+	a = fake_guest_new(NULL, 160);
+	b = fake_guest_new(NULL, 160);
+	fill_runs(a, 100001);
+	fill_runs(b, 200001);
+	a->vm->max_mappings = 4;
+	for (int i = 0; i < 16; i++) {
+		fake_passes(1);
+		ck_assert_uint_le(a->vm->stats.mappings, 4);
+	}
+	ck_assert_uint_ge(fake_count(a, GMM_PAGE_SHARED), 64 + 32); /* of 127 */
+	ck_assert_uint_gt(fake_count(a, GMM_PAGE_BUDGET), 0);
+	ck_assert_uint_gt(b->vm->stats.mappings, 4);
+	fake_close();
+}
+END_TEST
+
 START_TEST(refused_for_the_budget_until_there_is_room)
 {
 	open_twins(10);
@@ -224,7 +244,7 @@ int main(void)
 	const TTest *const tests[] = {
 		promotion_whose_share_fails, join_whose_share_fails, freeze_without_memory,
 		freeze_that_fails_otherwise, foreign_memory, promotion_whose_freeze_fails,
-		pool_cannot_grow, pool_in_pieces, pool_cannot_be_written, budget_is_kept,
+		pool_cannot_grow, pool_in_pieces, pool_cannot_be_written, budget_is_kept, own_budget_of_a_vm,
 		refused_for_the_budget_until_there_is_room, zero_pages_need_no_budget,
 	};
 

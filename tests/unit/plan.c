@@ -160,35 +160,29 @@ START_TEST(lengths_by_power_of_two)
 }
 END_TEST
 
-START_TEST(threshold_without_runs)
+START_TEST(threshold_is_1_while_all_fit)
 {
-	struct gmm__run_lengths none = { 0 };
+	struct gmm__vm_plan plan = { 0 };
 
-	ck_assert_uint_eq(gmm__plan_threshold(&none, 0), 1);
-	ck_assert_uint_eq(gmm__plan_threshold(&none, 1000), 1);
+	ck_assert(gmm__plan_fits(0, 0));
+	ck_assert(gmm__plan_fits(100, 150));
+	ck_assert(!gmm__plan_fits(102, 150));
+	ck_assert_uint_eq(gmm__plan_threshold(&plan, true), 1);
 }
 END_TEST
 
-START_TEST(threshold_falls_with_the_budget)
+START_TEST(longest_runs_come_first_and_then_ever_shorter_ones)
 {
-	struct gmm__run_lengths lengths = { .runs = { 100, 100, 100, 100, 100, 100, 100, 100 } };
-	uint32_t last = UINT32_MAX;
+	struct gmm__vm_plan plan = { .waiting_runs = 1000 };
 
-	for (uint64_t left = 0; left < 3000; left += 10) {
-		uint32_t threshold = gmm__plan_threshold(&lengths, left);
-		uint64_t mappings = 0;
-		ck_assert_uint_le(threshold, last);
-		ck_assert_uint_eq(threshold & (threshold - 1), 0);
-		for (int level = 0; level < GMM__RUN_LEVELS - 1; level++)
-			if (1u << level >= threshold)
-				mappings += lengths.runs[level];
-		mappings += lengths.runs[GMM__RUN_LEVELS - 1];
-		/* What passes fits, but for the longest runs, which may always be tried. */
-		ck_assert(mappings <= left || threshold == 1u << (GMM__RUN_LEVELS - 1));
-		last = threshold;
+	plan.min_run = gmm__plan_threshold(&plan, false);
+	ck_assert_uint_eq(plan.min_run, 1u << (GMM__RUN_LEVELS - 1));
+	for (uint32_t expected = plan.min_run / 2; expected >= 1; expected /= 2) {
+		plan.postponed_pages = 10;
+		plan.min_run = gmm__plan_threshold(&plan, false);
+		ck_assert_uint_eq(plan.min_run, expected);
 	}
-	ck_assert_uint_eq(last, 1);
-	ck_assert_uint_eq(gmm__plan_threshold(&lengths, 0), 1u << (GMM__RUN_LEVELS - 1));
+	ck_assert_uint_eq(gmm__plan_threshold(&plan, false), 1); /* stays */
 }
 END_TEST
 
@@ -197,7 +191,7 @@ int main(void)
 	const TTest *const tests[] = {
 		nothing_to_merge, runs_of_each_kind, join_runs_follow_the_pool, join_runs_end_with_the_chunk,
 		promotions_by_twin, fill_runs_by_word, runs_cover_what_is_merged, lengths_by_power_of_two,
-		threshold_without_runs, threshold_falls_with_the_budget,
+		threshold_is_1_while_all_fit, longest_runs_come_first_and_then_ever_shorter_ones,
 	};
 
 	return unit_main("plan", tests, sizeof tests / sizeof *tests);
