@@ -184,6 +184,7 @@ void gmm__engine_stop(struct gmm *gmm)
 
 void gmm__engine_disturb(struct gmm *gmm)
 {
+	gmm->ram_changes++;
 	gmm__lock_take(&gmm->lock);
 	if (gmm->engine) {
 		gmm->engine->settled = false;

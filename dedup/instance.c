@@ -10,6 +10,7 @@
 
 #include "dedup/catalog.h"
 #include "dedup/engine.h"
+#include "dedup/profit.h"
 #include "dedup/settle.h"
 #include "dedup/fork.h"
 #include "dedup/mapped.h"
@@ -468,9 +469,6 @@ static void add_vm(struct gmm_vm_stats *total, const struct gmm_vm_stats *vm)
 		to[i] += from[i];
 }
 
-/* A VMA and its share of the maple tree; a page table page maps 512 pages. */
-enum { VMA_BYTES = 300 };
-
 static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 {
 	for (const struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
@@ -489,10 +487,10 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	stats->saved_pages = stats->total.references - stats->pool_pages;
 	stats->metadata_bytes = gmm->mem.bytes;
 	stats->metadata_peak_bytes = gmm->mem.peak;
-	/* The pool is mapped once more to be read: 8 bytes of page table a page. */
-	stats->kernel_overhead_bytes = gmm->mappings * VMA_BYTES + stats->pool_pages * 8;
+	stats->kernel_overhead_bytes = gmm->mappings * GMM__VMA_BYTES + stats->pool_pages * GMM__PTE_BYTES;
 	stats->profit_bytes = (int64_t)((stats->saved_pages + stats->total.state_pages[GMM_PAGE_ZERO]) * GMM_PAGE_SIZE) -
 			      (int64_t)(stats->metadata_bytes + stats->kernel_overhead_bytes);
+	stats->total.profit_bytes = stats->profit_bytes;
 	stats->passes = gmm->ended.passes;
 	stats->cpu_ns = gmm->ended.cpu_ns;
 	stats->digested_pages = gmm->ended.digested_pages;
@@ -547,6 +545,9 @@ int gmm_vm_stats(struct gmm_vm *vm, struct gmm_vm_stats *ret_stats)
 		return GMM_ERR_WRONG_ORDER;
 	}
 	gmm__accounts_derive(ret_stats);
+	gmm__lock_take(&vm->gmm->lock);
+	ret_stats->profit_bytes = gmm__profit_of(vm, ret_stats);
+	gmm__lock_give(&vm->gmm->lock);
 	return GMM_OK;
 }
 

@@ -1,6 +1,7 @@
 /* Pace: what each pass looks at, what it found, and when the next one begins. */
 #include "dedup/pace.h"
 
+#include "dedup/profit.h"
 #include "dedup/remote.h"
 #include "dedup/settle.h"
 
@@ -96,7 +97,7 @@ static void judge_huge(struct gmm__engine *engine, uint64_t pages, uint64_t whol
 						 pages * GMM__PAGE_BYTES / SHORT_SHARE;
 }
 
-/* Which runs the next pass merges. With gmm.lock. */
+/* Which VMs the next pass visits and which runs it merges. With gmm.lock. */
 static void plan_next(struct gmm__engine *engine, uint64_t left)
 {
 	uint64_t waiting = 0;
@@ -105,6 +106,7 @@ static void plan_next(struct gmm__engine *engine, uint64_t left)
 		waiting += vm->plan.waiting_runs;
 	bool all_fit = gmm__plan_fits(waiting, left);
 	for (struct gmm_vm *vm = engine->gmm->vms; vm; vm = vm->next) {
+		gmm__profit_learn(&vm->profit, gmm__profit_of(vm, &vm->stats));
 		uint64_t own = room_left(vm->stats.mappings, vm->max_mappings);
 		bool fits = all_fit && gmm__plan_fits(vm->plan.waiting_runs, own);
 		vm->plan = (struct gmm__vm_plan){ .min_run = gmm__plan_threshold(&vm->plan, fits) };

@@ -12,6 +12,7 @@
 #include "dedup/errand.h"
 #include "dedup/fork.h"
 #include "dedup/pace.h"
+#include "dedup/profit.h"
 #include "dedup/process.h"
 #include "dedup/remote.h"
 
@@ -177,6 +178,10 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
+	if (!gmm__profit_visit(&vm->profit, engine->full, engine->gmm->ram_changes)) {
+		engine->progress.skipped += vm->domain->pages;
+		return;
+	}
 	if (engine->gmm->remote) {
 		engine->job.vm = vm;
 		run(engine, gmm__remote_visit);

@@ -104,6 +104,7 @@ struct gmm {
 	uint32_t highest_handle;      /* no higher one was ever used; guarded by gmm.lock */
 	struct gmm_page_counters ended_counters; /* of paged VMs that ended, since the reset; guarded by gmm.lock */
 
+	_Atomic uint32_t ram_changes; /* how often RAM was added */
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */
 };
 

@@ -48,6 +48,7 @@ struct gmm__vm_profit {
 	uint16_t rest_passes; /* how long it rested last */
 	uint8_t losses;       /* judgements in a row that found a loss */
 	bool resting;         /* it is not visited */
+	uint32_t ram_changes; /* the instance's count when it was last judged anew */
 };
 
 struct gmm_vm {

@@ -331,6 +331,9 @@ struct gmm_vm_stats {
 	uint64_t merges;                        /* pages made shared or zero, since the VM was created */
 	uint64_t raced;                         /* merges given up because the bytes differed */
 	uint64_t refused_pinned;                /* merges refused by the kernel: pinned or not exclusive */
+	int64_t profit_bytes;                   /* memory given back, net: zero and saved pages less the VM's part of our tables
+	                                         * and of the kernel's memory for mappings and page tables. Where it stays below
+	                                         * -1 MiB the engine leaves the VM alone for a while (docs/architecture.md) */
 	uint64_t huge_seen;                     /* huge pages met, since the VM was created */
 	uint64_t huge_broken;                   /* of these broken to be shared */
 	uint64_t huge_refused;                  /* attempts at that which the kernel refused: pinned or common with a fork */
