@@ -1,4 +1,4 @@
-/* Engine: its two threads, the handover between them, start and stop. */
+/* Engine: its threads, the handover between them, start and stop. */
 #include "dedup/engine.h"
 
 #include "dedup/errand.h"
@@ -37,6 +37,9 @@ static void *merge_main(void *arg)
 			break;
 		if (errand)
 			engine->errands = errand->next;
+		engine->working = true;
+		if (engine->watchdog_sleeps)
+			pthread_cond_signal(&engine->watchdog_changed);
 		gmm__lock_give(&engine->job_lock);
 		if (errand)
 			gmm__errand_run(engine, errand);
@@ -44,11 +47,48 @@ static void *merge_main(void *arg)
 			engine->job.work(engine);
 		engine->cpu_ns[1] = gmm__sys_of(engine->gmm)->thread_cpu_ns();
 		gmm__lock_take(&engine->job_lock);
+		engine->working = false;
 		if (errand)
 			errand->done = true;
 		else
 			engine->job_ready = false;
 		pthread_cond_broadcast(&engine->job_changed);
+	}
+	gmm__lock_give(&engine->job_lock);
+	return NULL;
+}
+
+/* Waits until the merge thread has work, or, while it has, for a time. With job_lock. */
+static void watchdog_wait(struct gmm__engine *engine, uint64_t ns)
+{
+	enum { NS_PER_S = 1000000000 };
+	uint64_t end = gmm__sys_of(engine->gmm)->clock_ns() + ns;
+	struct timespec t = { (time_t)(end / NS_PER_S), (long)(end % NS_PER_S) };
+
+	engine->watchdog_sleeps = !engine->working;
+	if (engine->working)
+		pthread_cond_timedwait(&engine->watchdog_changed, &engine->job_lock.mutex, &t);
+	else
+		gmm__lock_wait(&engine->job_lock, &engine->watchdog_changed);
+	engine->watchdog_sleeps = false;
+}
+
+static void *watchdog_main(void *arg)
+{
+	struct gmm__engine *engine = arg;
+	uint64_t bound_ns = gmm__guard_bound_ns(engine->waits.bound_ns);
+
+	gmm__lock_take(&engine->job_lock);
+	while (!engine->merge_stopping) {
+		watchdog_wait(engine, bound_ns);
+		gmm__lock_give(&engine->job_lock);
+		enum gmm__guard_found found =
+			gmm__guard_check(&engine->guard, gmm__sys_of(engine->gmm)->clock_ns(), bound_ns);
+		if (found != GMM__GUARD_IN_TIME)
+			gmm__log(engine->gmm, GMM_LOG_WARNING, "guest pages were frozen for more than %llu ms%s",
+				 (unsigned long long)(bound_ns / 1000000),
+				 found == GMM__GUARD_ENDED ? "; they were given back" : "");
+		gmm__lock_take(&engine->job_lock);
 	}
 	gmm__lock_give(&engine->job_lock);
 	return NULL;
@@ -98,6 +138,11 @@ static int start_threads(struct gmm__engine *engine)
 		engine->merge_thread = 0;
 		return rc;
 	}
+	rc = sys->thread_start(&engine->watchdog_thread, "gmm-watchdog", false, watchdog_main, engine);
+	if (rc != 0) {
+		engine->watchdog_thread = 0;
+		return rc;
+	}
 	rc = sys->thread_start(&engine->scan_thread, "gmm-scan", true, scan_main, engine);
 	if (rc != 0)
 		engine->scan_thread = 0;
@@ -122,16 +167,31 @@ static void stop_threads(struct gmm__engine *engine)
 	gmm__lock_take(&engine->job_lock);
 	engine->merge_stopping = true;
 	pthread_cond_broadcast(&engine->job_changed);
+	pthread_cond_signal(&engine->watchdog_changed);
 	gmm__lock_give(&engine->job_lock);
 	if (engine->merge_thread)
 		sys->thread_join(engine->merge_thread);
+	if (engine->watchdog_thread)
+		sys->thread_join(engine->watchdog_thread);
 }
 
 static void free_engine(struct gmm__engine *engine)
 {
 	pthread_cond_destroy(&engine->job_changed);
+	pthread_cond_destroy(&engine->watchdog_changed);
+	gmm__guard_destroy(&engine->guard);
 	gmm__lock_destroy(&engine->job_lock);
 	gmm__mem_free(&engine->gmm->mem, engine, sizeof *engine);
+}
+
+static void init_watchdog_changed(struct gmm__engine *engine)
+{
+	pthread_condattr_t monotonic;
+
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&engine->watchdog_changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 }
 
 int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
@@ -146,8 +206,11 @@ int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
 	engine->cover_interval = 1;
 	engine->cpu_percent = gmm->options.cpu_percent;
 	engine->waits = (struct gmm__waits){ .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
+	engine->waits.guard = &engine->guard;
 	engine->retry_budget = true;
+	gmm__guard_init(&engine->guard);
 	pthread_cond_init(&engine->job_changed, NULL);
+	init_watchdog_changed(engine);
 	gmm__lock_init(&engine->job_lock, GMM__RANK_LEAF);
 	if (start_threads(engine) != 0) {
 		stop_threads(engine);
@@ -175,6 +238,8 @@ void gmm__engine_stop(struct gmm *gmm)
 	gmm->ended.digested_pages += engine->digested_pages;
 	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
 		gmm->ended.freezes[i] += engine->waits.freezes[i];
+	gmm->ended.late_freezes += engine->guard.late;
+	gmm->ended.thawed_freezes += engine->guard.thawed;
 	if (engine->waits.longest_ns > gmm->ended.longest_freeze_ns)
 		gmm->ended.longest_freeze_ns = engine->waits.longest_ns;
 	pthread_cond_broadcast(&gmm->changed);

@@ -55,11 +55,16 @@ struct gmm__engine {
 	_Atomic uint64_t cpu_ns[2]; /* of the scan and the merge thread */
 	_Atomic uint32_t cpu_percent; /* limit in force */
 	struct gmm__waits waits;
+	struct gmm__guard guard;
+	uintptr_t watchdog_thread;
 
 	/* The job's handover. A mutex of its own (a leaf): the scan thread, at idle priority, may be stopped while it has it. */
 	struct gmm__lock job_lock;
 	pthread_cond_t job_changed;
 	bool job_ready;                 /* the merge thread has work */
+	pthread_cond_t watchdog_changed; /* wakes the watchdog, which sleeps while the merge thread has no work */
+	bool watchdog_sleeps;
+	bool working;                   /* the merge thread is at a job or an errand */
 	struct gmm__errand *errands;    /* and this too; see dedup/errand.h */
 	bool merge_stopping;
 

@@ -496,6 +496,8 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	stats->digested_pages = gmm->ended.digested_pages;
 	memcpy(stats->freezes, gmm->ended.freezes, sizeof stats->freezes);
 	stats->longest_freeze_ns = gmm->ended.longest_freeze_ns;
+	stats->late_freezes = gmm->ended.late_freezes;
+	stats->thawed_freezes = gmm->ended.thawed_freezes;
 	const struct gmm__engine *engine = gmm->engine;
 	if (!engine)
 		return;
@@ -503,6 +505,8 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 		stats->freezes[i] += engine->waits.freezes[i];
 	if (engine->waits.longest_ns > stats->longest_freeze_ns)
 		stats->longest_freeze_ns = engine->waits.longest_ns;
+	stats->late_freezes += engine->guard.late;
+	stats->thawed_freezes += engine->guard.thawed;
 	stats->passes += engine->passes;
 	stats->cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
 	stats->digested_pages += engine->digested_pages;

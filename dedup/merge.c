@@ -274,26 +274,53 @@ static uint32_t weight_of(const struct piece *p)
 	return p->count + (p->parts - 1) * PART_WEIGHT;
 }
 
+static void verify(struct piece *p)
+{
+	for (uint32_t k = 0; k < p->parts; k++)
+		gmm__verify_frozen(&p->freeze, p->part[k].at, p->part[k].count, p->part[k].run, shared_bytes(p, k),
+				   shared_bytes(p, k + 1), p->equal);
+}
+
+/* The watchdog gave the pages back: nothing was found out about them. */
+static void leave_all(struct piece *p)
+{
+	for (uint32_t i = 0; i < p->count; i++)
+		if (p->freeze.page[i] == GMM__FROZEN_RESTORED)
+			p->freeze.page[i] = GMM__FROZEN_NO;
+}
+
+static void finish(struct piece *p)
+{
+	for (uint32_t k = 0; k < p->parts; k++)
+		share_or_restore(p, &p->part[k]);
+	p->merge->backend->thaw(&p->freeze);
+}
+
 static int replace(struct piece *p)
 {
 	const struct gmm__merge *m = p->merge;
+	struct gmm__guard *guard = m->waits->guard;
 
 	gmm__lock_take(&m->gmm->freeze_lock);
 	p->freeze.slot = p->slot;
 	p->freeze.first = p->first;
 	p->freeze.count = p->count;
 	uint64_t start_ns = gmm__sys_of(m->gmm)->clock_ns();
+	if (guard)
+		gmm__guard_begin(guard, start_ns);
 	int rc = m->backend->freeze(&p->freeze);
 	if (rc == 0) {
-		for (uint32_t k = 0; k < p->parts; k++) {
-			const struct part *part = &p->part[k];
-			gmm__verify_frozen(&p->freeze, part->at, part->count, part->run, shared_bytes(p, k),
-					   shared_bytes(p, k + 1), p->equal);
-			share_or_restore(p, part);
-		}
-		m->backend->thaw(&p->freeze);
+		if (guard)
+			gmm__guard_open(guard, m->backend, &p->freeze);
+		verify(p);
+		if (!guard || gmm__guard_close(guard))
+			finish(p);
+		else
+			leave_all(p);
 		gmm__waits_add(m->waits, weight_of(p), gmm__sys_of(m->gmm)->clock_ns() - start_ns);
 	}
+	if (guard)
+		gmm__guard_end(guard);
 	gmm__lock_give(&m->gmm->freeze_lock);
 	return rc;
 }

@@ -4,6 +4,7 @@
 
 #include "dedup/account.h"
 #include "dedup/backend.h"
+#include "dedup/guard.h"
 #include "dedup/plan.h"
 
 /* Private pages that turned out to have a twin which is not nominated yet. */
@@ -18,6 +19,7 @@ struct gmm__waits {
 	uint64_t bound_ns;
 	uint64_t longest_ns;
 	uint64_t freezes[GMM_WAIT_BUCKETS];
+	struct gmm__guard *guard;     /* of the freeze under way; NULL: there is no watchdog */
 	uint32_t pages;               /* to freeze at once: 1 to GMM__FREEZE_PAGES; fewer in several runs */
 };
 

@@ -91,6 +91,7 @@ struct gmm {
 
 	struct {
 		uint64_t passes, cpu_ns, digested_pages, longest_freeze_ns, freezes[GMM_WAIT_BUCKETS];
+		uint64_t late_freezes, thawed_freezes;
 	} ended;                      /* of engines that were stopped */
 
 	/* Set with gmm.lock at the first registration of a module, and then for good: hooks after the registry. */

@@ -360,6 +360,8 @@ struct gmm_stats {
 	uint64_t digested_pages;                /* pages read by the digest stage */
 	uint64_t freezes[GMM_WAIT_BUCKETS];
 	uint64_t longest_freeze_ns;
+	uint64_t late_freezes;                  /* that the watchdog found to be longer than 100 wait bounds and 20 ms; it */
+	uint64_t thawed_freezes;                /* gave back the pages of these, unmerged. The others it only logged */
 	uint64_t settle_estimate_ms;            /* until the engine has settled if guests write nothing meanwhile: a guess from the
 	                                         * work it knows of, its speed until now and its CPU limit. 0: settled, or not
 	                                         * running */

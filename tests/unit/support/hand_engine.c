@@ -15,10 +15,13 @@ struct gmm__engine *hand_engine_new(struct gmm *gmm, const struct gmm__backend *
 	engine->cpu_percent = 100;
 	engine->waits.bound_ns = 1000000;
 	engine->waits.pages = GMM__FREEZE_PAGES;
+	engine->waits.guard = &engine->guard;
+	gmm__guard_init(&engine->guard);
 	return engine;
 }
 
 void hand_engine_free(struct gmm__engine *engine)
 {
+	gmm__guard_destroy(&engine->guard);
 	free(engine);
 }
