@@ -604,7 +604,7 @@ void gmm__remote_begin_pass(struct gmm__engine *engine)
 {
 	struct gmm__remote *remote = engine->gmm->remote;
 
-	if (remote->socket < 0 && gmm__sys_of(engine->gmm)->clock_ns() >= remote->retry_ns)
+	if (remote->socket < 0 && !remote->lost && gmm__sys_of(engine->gmm)->clock_ns() >= remote->retry_ns)
 		connect_service(remote);
 	if (remote->socket >= 0 &&
 	    tell_gone(remote, GMM__WIRE_SLOT_REMOVE, remote->gone_slots, remote->slots, GMM__WIRE_SLOTS) &&

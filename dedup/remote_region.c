@@ -43,6 +43,8 @@ static bool make_finding(const struct gmm__engine *engine, const struct gmm__reg
 	if (!again && !(finding->found == GMM__FOUND_NOTHING && waits_for_merge(engine, state)))
 		return false;
 	*ret = (struct gmm__wire_finding){ (uint16_t)i, (uint8_t)finding->found, 0, slot->value[page], 0 };
+	if (again && slot->value[page] == 0) /* of zeros, as it was digested */
+		ret->found = GMM__FOUND_ZERO;
 	if (slot->state[page] & GMM__FLAG_FILL) {
 		ret->flags = GMM__WIRE_FILL;
 		memcpy(&ret->word, engine->backend->bytes(slot, page), sizeof ret->word);
