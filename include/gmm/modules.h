@@ -16,6 +16,10 @@
  * at once, also while the engine does not run, and with GMM_CHECK_PROMOTE it puts pages into the pool that nobody
  * else has yet. Where guests differ (relocated code), up to GMM_MODULE_VARIANTS variants of each page are kept.
  *
+ * Through a sharing service (gmm_options.socket) records are of other processes too: each is checked once it is there, also
+ * while the service has paused scans. Pages that were put into the pool then count as joined, and what is known of modules'
+ * pages is the service's: shared_pages and what follows in gmm_module_info are 0.
+ *
  * Threads, errors and units are as in gmm.h. Lookups never wait for registrations.
  */
 #ifndef GMM_MODULES_H
@@ -113,13 +117,15 @@ struct gmm_module_checked {
 };
 
 enum gmm_check_flags {
-	GMM_CHECK_PROMOTE = 1,  /* put pages into the pool also when nobody else has them: for the first VM of many */
+	GMM_CHECK_PROMOTE = 1,  /* put pages into the pool also when nobody else has them: for the first VM of many. Not through
+	                         * a service, which knows that others have them before it takes them */
 };
 
 /* Shares what can be shared of one module, of all of a VM, or of all of all VMs. No VM is stopped: it works in slices of
  * 256 pages, by the engine's merge thread or, while the engine does not run, by the caller. ret_checked may be NULL.
  * _NOT_FOUND (no record at that base), _WRONG_ORDER (the VM is being destroyed; or the instance shares through a service,
- * which does not know modules), _NO_MEMORY, _INVALID_PARAMETER. */
+ * and the engine does not run, or the service does not answer, does not know the VM yet or does not let it share),
+ * _NO_MEMORY, _INVALID_PARAMETER. */
 int gmm_module_check(struct gmm_vm *vm, uint64_t base, unsigned flags, struct gmm_module_checked *ret_checked);
 int gmm_modules_check_vm(struct gmm_vm *vm, unsigned flags, struct gmm_module_checked *ret_checked);
 int gmm_modules_check_all(struct gmm *gmm, unsigned flags, struct gmm_module_checked *ret_checked);
@@ -147,6 +153,42 @@ int gmm_module_find(struct gmm_vm *vm, uint64_t base, struct gmm_module_info *re
 /* All modules of the instance, in no particular order: at most max of them go to ret_infos (which may be NULL when max is
  * 0); *ret_count is how many there are. */
 int gmm_modules_list(struct gmm *gmm, struct gmm_module_info *ret_infos, size_t max, size_t *ret_count);
+
+/* ---- reports of guests ---------------------------------------------------------------------------------- */
+
+/* The host's end of the virtio-serial port or vsock connection of gmm-guest, the agent in the guest. What it sends is
+ * hostile input: checked, limited by the size of the guest's RAM, and metered, so that a guest wastes its own budget only.
+ * What it names is registered as modules, whose bases are 0 to 2047, and unregistered when it says so; checks follow as for
+ * all modules. One thread at a time for each port; one port for a VM, which it must not outlive. */
+struct gmm_guest_port;
+
+/* end_addr: pages at this guest address and above are left out; 0: none are. A VMM that has all RAM in one block gives the
+ * address from which on guest addresses are not those of its slots. _NO_MEMORY, _INVALID_PARAMETER. */
+int gmm_guest_port_open(struct gmm_vm *vm, uint64_t end_addr, struct gmm_guest_port **ret_port);
+
+/* Unregisters what the guest has named, and frees the port. NULL is fine. */
+void gmm_guest_port_close(struct gmm_guest_port *port);
+
+/* The connection is a new one: what was half received or half sent is forgotten. */
+void gmm_guest_port_restart(struct gmm_guest_port *port);
+
+/* Bytes that came from the guest. *ret_taken < size: the guest has used up its budget. Keep the rest and stop receiving, so
+ * that it waits, for gmm_guest_port_wait_ms; 0: go on. _NO_MEMORY, _INVALID_PARAMETER, and nothing was taken. */
+int gmm_guest_port_feed(struct gmm_guest_port *port, const void *bytes, size_t size, size_t *ret_taken);
+uint64_t gmm_guest_port_wait_ms(struct gmm_guest_port *port);
+
+/* Bytes to send to the guest, at most max; there may be some after open, restart and feed. Returns how many. */
+size_t gmm_guest_port_take(struct gmm_guest_port *port, void *ret_bytes, size_t max);
+
+struct gmm_guest_port_info {
+	uint32_t modules;       /* registered now */
+	uint32_t refused;       /* named by the guest and not registered, for limits or memory */
+	uint64_t pages;         /* in memory, of those registered */
+	uint64_t reports;       /* that were complete */
+	uint64_t faults;        /* of the guest: how often its stream could not be followed */
+	const char *last_fault; /* "fine", "bad record", ... Static storage */
+};
+void gmm_guest_port_info(const struct gmm_guest_port *port, struct gmm_guest_port_info *ret_info);
 
 /* "linux", ... Never NULL; static storage. */
 const char *gmm_os_family_name(enum gmm_os_family os);
