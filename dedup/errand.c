@@ -6,7 +6,7 @@
 void gmm__errand_run(struct gmm__engine *engine, struct gmm__errand *errand)
 {
 	struct gmm__progress progress = { 0 }; /* the pass under way has its own */
-	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .hinted = true,
+	struct gmm__merge merge = { .gmm = engine->gmm, .engine = engine, .backend = engine->backend, .hinted = true,
 				    .progress = &progress, .waits = &engine->waits };
 
 	errand->run(errand->arg, &merge);

@@ -187,7 +187,7 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 		run(engine, gmm__remote_visit);
 	} else if (gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
 		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
-	while (gmm__remote_shares(vm) && !vm->dead && !engine->stopping && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
+	while (gmm__remote_scans(vm) && !vm->dead && !engine->stopping && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
 		if (!scan_slot(engine, slot))
 			break;
@@ -210,13 +210,12 @@ static void check_slice(void *arg, const struct gmm__merge *merge)
 	check->more = check->hooks->check_slice(check->vm, merge);
 }
 
-/* Pages that guests name as those of a module need no digest to find each other, so they come first. A service knows no
- * modules, and holds no references for them. */
+/* Pages that guests name as those of a module need no digest to find each other, so they come first. */
 static void check_modules(struct gmm__engine *engine)
 {
 	struct module_check check = { .hooks = atomic_load(&engine->gmm->module_hooks) };
 
-	if (!check.hooks || engine->gmm->remote || !check.hooks->begin_pass(engine->gmm))
+	if (!check.hooks || !check.hooks->begin_pass(engine->gmm))
 		return;
 	for (check.vm = next_vm(engine, NULL); check.vm; check.vm = next_vm(engine, check.vm))
 		for (check.more = true; check.more && !gmm__engine_must_leave(engine) && !check.vm->dead;)

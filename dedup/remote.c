@@ -504,6 +504,8 @@ static void take_news(struct gmm__engine *engine, const struct gmm__wire_news *n
 	struct gmm__remote *remote = engine->gmm->remote;
 
 	remote->paused = news->paused != 0;
+	remote->rests &= remote->paused;
+	remote->looked = remote->paused && news->n_look > 0;
 	remote->unshare = news->unshare;
 	remote->pool_pages = news->domain_pool_pages;
 	remote->pool_references = news->domain_references;
@@ -596,6 +598,7 @@ static void conclude_unshare(struct gmm__remote *remote)
 		start_anew(remote);
 	if (remote->unshare != remote->unshared) {
 		remote->unsharing = remote->unshare;
+		remote->rests = true;
 		remote->unshare_failed = GMM_OK;
 	}
 }
@@ -633,6 +636,33 @@ static void announce(struct gmm__remote *remote, struct gmm_vm *vm)
 	}
 }
 
+static bool any_waits(const struct gmm__slot *slot, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = first; i < end; i++)
+		if ((gmm__slot_byte(slot, i) & GMM__STATE_MASK) == GMM_PAGE_NOMINATED)
+			return true;
+	return false;
+}
+
+/* No scan will come to the pages that got a twin: they are offered now. */
+static void join_looked(struct gmm__engine *engine, struct gmm_vm *vm)
+{
+	struct gmm__finding nothing[GMM__REGION_PAGES] = { 0 };
+	const struct gmm__merge merge = { .gmm = engine->gmm, .engine = engine, .backend = engine->backend,
+					  .progress = &engine->progress, .waits = &engine->waits };
+	uint64_t from = 0;
+	struct gmm__slot *slot;
+
+	while (!vm->dead && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
+		from = slot->gfn + slot->pages;
+		for (uint32_t first = 0; first < slot->pages && !slot->dead; first = region_end(slot, first)) {
+			struct gmm__region region = { slot, first, region_end(slot, first) - first };
+			if (slot->remote && any_waits(slot, first, region_end(slot, first)))
+				gmm__remote_hinted(&merge, &region, nothing);
+		}
+	}
+}
+
 void gmm__remote_visit(struct gmm__engine *engine)
 {
 	struct gmm__remote *remote = engine->gmm->remote;
@@ -645,6 +675,8 @@ void gmm__remote_visit(struct gmm__engine *engine)
 	}
 	if (remote->socket >= 0 && !remote->lost)
 		announce(remote, vm);
+	if (remote->looked && gmm__remote_shares(vm))
+		join_looked(engine, vm);
 }
 
 bool gmm__remote_answers(const struct gmm *gmm)
@@ -656,5 +688,10 @@ bool gmm__remote_shares(const struct gmm_vm *vm)
 {
 	const struct gmm__remote *remote = vm->gmm->remote;
 
-	return !remote || (remote->socket >= 0 && vm->remote && !remote->paused && !remote->unsharing && !remote->lost);
+	return !remote || (remote->socket >= 0 && vm->remote && !remote->rests && !remote->unsharing && !remote->lost);
+}
+
+bool gmm__remote_scans(const struct gmm_vm *vm)
+{
+	return gmm__remote_shares(vm) && !(vm->gmm->remote && vm->gmm->remote->paused);
 }

@@ -14,6 +14,9 @@
 #include "wire/wire.h"
 
 struct gmm__engine;
+struct gmm__finding;
+struct gmm__merge;
+struct gmm__region;
 
 struct gmm__remote {
 	struct gmm *gmm;
@@ -36,6 +39,9 @@ struct gmm__remote {
 	uint32_t unshared;
 	int32_t unshare_failed;        /* the status of the one under way, and of the last */
 	int32_t unshare_status;
+	struct gmm__finding *finding;  /* of the region that is worked on */
+	bool rests;                    /* all was unshared: nothing is shared until the service says that it is not paused */
+	bool looked;                   /* in this pass, pages got a twin while there are no scans to find them */
 	uint8_t *buf;                  /* GMM__WIRE_MAX bytes, for replies */
 	uint8_t *pages;                /* GMM__WIRE_PROMOTE_PAGES pages, on their way to the service */
 	_Atomic bool paused;           /* by the service */
@@ -69,14 +75,21 @@ void gmm__remote_visit(struct gmm__engine *engine);
 /* The merge thread's part of a region of such a VM. */
 void gmm__remote_region(struct gmm__engine *engine);
 
+/* The merge thread's part of pages that a guest has named (sharedmod/): those with a finding are offered and merged at
+ * once, whatever the scans do. The VM is visited; holding no claim. */
+void gmm__remote_hinted(const struct gmm__merge *errand, const struct gmm__region *region,
+			struct gmm__finding *finding);
+
 /* Brings the service's table of a region up to date. False when the connection broke. */
 bool gmm__remote_commit(struct gmm__remote *remote, struct gmm__slot *slot, uint32_t first, uint32_t count);
 
 /* Makes sure that a chunk's place is known. */
 bool gmm__remote_know_chunk(struct gmm__remote *remote, struct gmm__domain *domain, gmm__chunk_id chunk);
 
-/* True when the VM may be scanned: the catalog is here, or the service answers and lets it share. */
+/* True when the VM may share what it is told to: the catalog is here, or the service answers and lets it share. */
 bool gmm__remote_shares(const struct gmm_vm *vm);
+/* And when it may also be scanned. */
+bool gmm__remote_scans(const struct gmm_vm *vm);
 
 /* True when the catalog is here, or the service can be asked. */
 bool gmm__remote_answers(const struct gmm *gmm);

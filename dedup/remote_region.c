@@ -23,7 +23,7 @@ static bool make_finding(const struct gmm__engine *engine, const struct gmm__reg
 			 struct gmm__wire_finding *ret)
 {
 	const struct gmm__slot *slot = region->slot;
-	const struct gmm__finding *finding = &engine->job.finding[i];
+	const struct gmm__finding *finding = &engine->gmm->remote->finding[i];
 	uint32_t page = region->first + i;
 	enum gmm_page_state state = gmm__slot_state(slot, page);
 
@@ -85,8 +85,8 @@ static bool take_verdict(struct gmm__engine *engine, const struct gmm__region *r
 	struct gmm__verdict *to = &engine->verdict[from->index];
 
 	/* Samples of huge pages are only counted: dedup/huge.h. */
-	if (engine->job.finding[from->index].found == GMM__FOUND_SAMPLE) {
-		engine->job.finding[from->index].equal = from->kind == GMM__VERDICT_TWIN;
+	if (engine->gmm->remote->finding[from->index].found == GMM__FOUND_SAMPLE) {
+		engine->job.finding[from->index].equal = from->kind == GMM__VERDICT_TWIN; /* only scans sample */
 		return from->kind == GMM__VERDICT_TWIN || from->kind == GMM__VERDICT_UNIQUE;
 	}
 	switch (from->kind) {
@@ -212,7 +212,7 @@ static bool promote(struct gmm__engine *engine, const struct gmm__region *region
 /* ---- a region ------------------------------------------------------------------------------------------------------- */
 
 /* Offers what was found and brings pages that are to be merged into NOMINATED. False: nothing to be merged now. */
-static bool judge(struct gmm__engine *engine, const struct gmm__region *region)
+static bool judge(struct gmm__engine *engine, const struct gmm__region *region, struct gmm__progress *progress)
 {
 	struct gmm__wire_finding findings[GMM__WIRE_REGION_PAGES];
 	struct gmm_vm *vm = region->slot->vm;
@@ -221,8 +221,8 @@ static bool judge(struct gmm__engine *engine, const struct gmm__region *region)
 	if (!gmm__vm_claim(vm, false))
 		return false;
 	if (!region->slot->dead) {
-		gmm__scan_confirm(engine->backend, region, engine->job.finding);
-		gmm__account_findings(region, engine->job.finding, &engine->progress);
+		gmm__scan_confirm(engine->backend, region, engine->gmm->remote->finding);
+		gmm__account_findings(region, engine->gmm->remote->finding, progress);
 		for (uint32_t i = 0; i < region->count; i++)
 			n += make_finding(engine, region, i, &findings[n]);
 	}
@@ -231,7 +231,7 @@ static bool judge(struct gmm__engine *engine, const struct gmm__region *region)
 		return false;
 	bool here = !region->slot->dead;
 	if (here) {
-		gmm__account_verdicts(region, engine->verdict, &engine->progress);
+		gmm__account_verdicts(region, engine->verdict, progress);
 		gmm__process_exclude_foreign(engine, region);
 	}
 	gmm__vm_release(vm);
@@ -285,13 +285,35 @@ void gmm__remote_region(struct gmm__engine *engine)
 				    .progress = &engine->progress, .nominations = &engine->nominations,
 				    .waits = &engine->waits };
 
+	remote->finding = engine->job.finding;
 	if (region->slot->stale)
 		commit(remote, region); /* the slot stays stale: its other regions may be */
-	if (judge(engine, region))
+	if (judge(engine, region, &engine->progress))
 		gmm__process_merge_runs(engine, &merge);
 	gmm__process_huge(engine, &merge);
 	if (engine->job.options.repair)
 		repair(engine, &merge);
+	engine->backend->flush(engine->gmm);
+	commit(remote, region);
+}
+
+void gmm__remote_hinted(const struct gmm__merge *errand, const struct gmm__region *region,
+			struct gmm__finding *finding)
+{
+	struct gmm__engine *engine = errand->engine;
+	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__merge merge = *errand;
+
+	merge.region = region;
+	merge.catalog = region->slot->vm->domain->catalog;
+	merge.verdict = engine->verdict;
+	merge.nominations = &engine->nominations;
+	merge.hinted = false; /* the service has promoted what had to be */
+	remote->finding = finding;
+	if (region->slot->stale)
+		commit(remote, region);
+	if (judge(engine, region, merge.progress))
+		gmm__merge_runs(&merge, engine->run, gmm__plan_runs(engine->verdict, region, false, engine->run));
 	engine->backend->flush(engine->gmm);
 	commit(remote, region);
 }

@@ -3,7 +3,9 @@
 
 #include <urcu/urcu-bp.h>
 
+#include "dedup/remote.h"
 #include "dedup/verify.h"
+#include "sharedmod/check_remote.h"
 
 /* A page of the module that may be shared, and what is to become of it. */
 struct spot {
@@ -306,7 +308,7 @@ static void remember_shared(struct slice *s, const struct spot *spot)
 
 /* ---- slices --------------------------------------------------------------------------------------------------------- */
 
-static uint64_t *count_of(struct gmm_module_checked *counts, enum gmm__page_fit fit)
+uint64_t *gmm__check_count(struct gmm_module_checked *counts, enum gmm__page_fit fit)
 {
 	switch (fit) {
 	case GMM__FIT_SHARED:
@@ -345,7 +347,7 @@ static void check_page(struct slice *s, uint32_t index)
 	}
 	if (fit == GMM__FIT_SHARED)
 		remember_shared(s, &spot);
-	++*count_of(s->counts, fit);
+	++*gmm__check_count(s->counts, fit);
 }
 
 bool gmm__check_slice(const struct gmm__merge *merge, struct gmm__module_record *record, uint32_t first, unsigned flags,
@@ -355,6 +357,8 @@ bool gmm__check_slice(const struct gmm__merge *merge, struct gmm__module_record 
 			   .flags = flags, .counts = counts, .presence.backend = merge->backend };
 	uint32_t end = first + GMM__CHECK_PAGES < s.pages->pages ? first + GMM__CHECK_PAGES : s.pages->pages;
 
+	if (merge->gmm->remote)
+		return gmm__check_slice_remote(merge, record, first, counts);
 	s.merge.catalog = s.vm->domain->catalog;
 	if (!gmm__vm_claim(s.vm, false))
 		return false;
@@ -370,12 +374,17 @@ bool gmm__check_slice(const struct gmm__merge *merge, struct gmm__module_record 
 
 static bool begin_pass(struct gmm *gmm)
 {
-	return !gmm->remote && gmm__registry_begin_pass(gmm->registry); /* a service does not know modules */
+	return gmm__registry_begin_pass(gmm->registry);
 }
 
 static bool check_due(struct gmm_vm *vm, const struct gmm__merge *merge)
 {
 	struct gmm__registry *registry = vm->gmm->registry;
+
+	if (!gmm__remote_shares(vm)) { /* not yet */
+		registry->due = true;
+		return false;
+	}
 	struct gmm__module_record *record = gmm__registry_hold_due(registry, vm);
 	struct gmm_module_checked counts = { 0 };
 

@@ -16,6 +16,9 @@ enum { GMM__CHECK_PAGES = 256 }; /* of a slice: a few milliseconds */
 bool gmm__check_slice(const struct gmm__merge *merge, struct gmm__module_record *record, uint32_t first, unsigned flags,
 		      struct gmm_module_checked *counts);
 
+/* Where pages that do not fit are counted. */
+uint64_t *gmm__check_count(struct gmm_module_checked *counts, enum gmm__page_fit fit);
+
 extern const struct gmm__module_hooks gmm__check_hooks;
 
 #endif

@@ -217,7 +217,7 @@ static int check_arguments(const struct gmm *gmm, unsigned flags)
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
-	return gmm->remote ? GMM_ERR_WRONG_ORDER : GMM_OK;
+	return GMM_OK;
 }
 
 int gmm_module_check(struct gmm_vm *vm, uint64_t base, unsigned flags, struct gmm_module_checked *ret_checked)

@@ -4,7 +4,6 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "dedup/catalog.h"
 
 /* Buckets are made once: a table that resizes itself needs a thread. Freeing waits for so many to free. */
 enum { MODULE_BUCKETS = 4096, RECORD_BUCKETS = 8192, RETIRED_MAX = 64, RETRY_PASSES = 8 };
@@ -26,17 +25,17 @@ struct record_wanted {
 	uint64_t base;
 };
 
-/* Guests choose what is hashed, so the domain's secret says where it ends up. */
-static uint64_t hash(const struct gmm__domain *domain, const void *bytes, size_t size)
+/* Guests choose what is hashed, so a secret says where it ends up. Not the domain's: a sharing service may change that. */
+static uint64_t hash(const struct gmm__registry *registry, const void *bytes, size_t size)
 {
-	return XXH3_64bits_withSecret(bytes, size, domain->catalog->secret.bytes, GMM__SECRET_BYTES);
+	return XXH3_64bits_withSecret(bytes, size, registry->secret, sizeof registry->secret);
 }
 
-static uint64_t hash_record(const struct gmm_vm *vm, uint64_t base)
+static uint64_t hash_record(const struct gmm__registry *registry, const struct gmm_vm *vm, uint64_t base)
 {
 	uint64_t key[2] = { vm->number, base };
 
-	return hash(vm->domain, key, sizeof key);
+	return hash(registry, key, sizeof key);
 }
 
 static struct gmm__module *module_of(struct cds_lfht_node *node)
@@ -71,7 +70,7 @@ static struct gmm__module *find_module(struct gmm__registry *registry, const str
 	struct module_wanted wanted = { domain, key };
 	struct cds_lfht_iter found;
 
-	cds_lfht_lookup(registry->modules, hash(domain, key, sizeof *key), match_module, &wanted, &found);
+	cds_lfht_lookup(registry->modules, hash(registry, key, sizeof *key), match_module, &wanted, &found);
 	return module_of(cds_lfht_iter_get_node(&found));
 }
 
@@ -80,7 +79,7 @@ struct gmm__module_record *gmm__registry_find(struct gmm__registry *registry, co
 	struct record_wanted wanted = { vm, base };
 	struct cds_lfht_iter found;
 
-	cds_lfht_lookup(registry->records, hash_record(vm, base), match_record, &wanted, &found);
+	cds_lfht_lookup(registry->records, hash_record(registry, vm, base), match_record, &wanted, &found);
 	return record_of(cds_lfht_iter_get_node(&found));
 }
 
@@ -105,6 +104,10 @@ static struct gmm__registry *new_registry(struct gmm *gmm)
 		return NULL;
 	registry->gmm = gmm;
 	registry->mem = &gmm->mem;
+	if (gmm__sys_of(gmm)->random(registry->secret, sizeof registry->secret) != 0) {
+		gmm__mem_free(&gmm->mem, registry, sizeof *registry);
+		return NULL;
+	}
 	gmm__lock_init(&registry->lock, GMM__RANK_MODULES);
 	registry->modules = cds_lfht_new_flavor(MODULE_BUCKETS, MODULE_BUCKETS, MODULE_BUCKETS, 0, &urcu_bp_flavor, NULL);
 	registry->records = cds_lfht_new_flavor(RECORD_BUCKETS, RECORD_BUCKETS, RECORD_BUCKETS, 0, &urcu_bp_flavor, NULL);
@@ -244,7 +247,7 @@ static struct gmm__module *list_module(struct gmm__registry *registry, struct gm
 	become_idle(registry, module);
 	cds_lfht_node_init(&module->node);
 	urcu_bp_read_lock();
-	cds_lfht_add(registry->modules, hash(domain, key, sizeof *key), &module->node);
+	cds_lfht_add(registry->modules, hash(registry, key, sizeof *key), &module->node);
 	urcu_bp_read_unlock();
 	return module;
 }
@@ -312,7 +315,7 @@ static void link_record(struct gmm__registry *registry, struct gmm__module_recor
 	module->refs++;
 	if (module->users == 0)
 		leave_idle(registry, module);
-	if (++module->users > 1)
+	if (++module->users >= gmm__registry_users_min(registry))
 		registry->due = true;
 }
 
@@ -371,7 +374,7 @@ static void replace_record(struct gmm__registry *registry, struct gmm__module_re
 {
 	struct record_wanted wanted = { record->vm, record->base };
 	struct cds_lfht_iter found;
-	uint64_t at = hash_record(record->vm, record->base);
+	uint64_t at = hash_record(registry, record->vm, record->base);
 
 	urcu_bp_read_lock();
 	cds_lfht_lookup(registry->records, at, match_record, &wanted, &found);
@@ -386,7 +389,7 @@ static void insert_record(struct gmm__registry *registry, struct gmm__module_rec
 {
 	link_record(registry, record);
 	urcu_bp_read_lock();
-	cds_lfht_add(registry->records, hash_record(record->vm, record->base), &record->node);
+	cds_lfht_add(registry->records, hash_record(registry, record->vm, record->base), &record->node);
 	urcu_bp_read_unlock();
 }
 
@@ -506,7 +509,7 @@ struct gmm__module_record *gmm__registry_hold_due(struct gmm__registry *registry
 		of_vm->cursor = of_vm->records;
 	}
 	struct gmm__module_record *record = of_vm ? of_vm->cursor : NULL;
-	while (record && (record->module->users < 2 ||
+	while (record && (record->module->users < gmm__registry_users_min(registry) ||
 			  (record->checked && !(registry->retry && record->incomplete) && record->next_page == 0)))
 		record = record->next;
 	if (of_vm)

@@ -21,6 +21,7 @@
 
 #include <urcu/rculfhash.h>
 
+#include "dedup/digest.h"
 #include "sharedmod/registry_pages.h"
 #include "sharedmod/walker.h"
 
@@ -88,6 +89,7 @@ struct gmm__vm_modules {
 struct gmm__registry {
 	struct gmm *gmm;
 	struct gmm__mem *mem;
+	uint8_t secret[GMM__SECRET_BYTES]; /* of the tables' hashes */
 	struct gmm__lock lock;            /* guards what follows, and changes to the tables */
 	struct cds_lfht *modules;
 	struct cds_lfht *records;
@@ -103,6 +105,12 @@ struct gmm__registry {
 	_Atomic bool retry;               /* this one tries incomplete records again */
 	_Atomic bool due;                 /* a record waits for its first check */
 };
+
+/* With fewer records of a module there is nothing to be shared. Through a service others may be in other processes. */
+static inline uint32_t gmm__registry_users_min(const struct gmm__registry *registry)
+{
+	return registry->gmm->remote ? 1 : 2;
+}
 
 /* The instance's registry, made if there is none yet; NULL without memory. */
 struct gmm__registry *gmm__registry_make(struct gmm *gmm, const struct gmm__module_hooks *hooks);

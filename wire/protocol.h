@@ -232,8 +232,9 @@ struct gmm__wire_poll {
  * offered again. */
 struct gmm__wire_news {
 	struct gmm__wire_header header;
-	uint32_t paused;               /* 1: rest until told otherwise */
-	uint32_t unshare;              /* number of the last request to make all pages private and rest; 0: none yet */
+	uint32_t paused;               /* 1: no scans until told otherwise; what guests name is shared all the same */
+	uint32_t unshare;              /* number of the last request to make all pages private, and to share nothing
+	                                * until paused was 0; 0: none yet */
 	uint32_t cpu_percent;          /* of one core; UINT32_MAX: as the client likes */
 	uint32_t n_look;
 	uint64_t domain_pool_pages;    /* of all domains of the client together: shared pages in use, and references to them */

@@ -333,29 +333,6 @@ START_TEST(errands_merge_nothing)
 }
 END_TEST
 
-static _Atomic uint32_t module_passes;
-
-static bool count_pass(struct gmm *gmm)
-{
-	(void)gmm;
-	module_passes++;
-	return false;
-}
-
-START_TEST(modules_are_not_checked)
-{
-	static const struct gmm__module_hooks hooks = { .begin_pass = count_pass };
-	struct world *w = open_world();
-
-	w->gmm->module_hooks = &hooks;
-	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(passes(w) > 3);
-	ck_assert_uint_eq(module_passes, 0);
-	w->gmm->module_hooks = NULL;
-	close_world(w);
-}
-END_TEST
-
 /* A limit of the embedder's own ends, and the service's is in force again. */
 START_TEST(the_limit_of_the_service_comes_back)
 {
@@ -389,7 +366,6 @@ int main(void)
 		a_service_that_forgot_is_told_all,
 		the_pool_of_a_service_is_not_tidied_up,
 		errands_merge_nothing,
-		modules_are_not_checked,
 		the_limit_of_the_service_comes_back,
 	};
 

@@ -57,8 +57,11 @@ static void grant(struct answer *a)
 	a->size = sizeof *vm;
 }
 
-static void judge(struct tiny_service *s, const struct gmm__wire_finding *finding, struct gmm__wire_verdict *v)
+static void judge(struct tiny_service *s, const struct gmm__wire_region *region, const struct gmm__wire_finding *finding,
+		  struct gmm__wire_verdict *v)
 {
+	const struct gmm__wire_look self = { region->slot, region->first + finding->index };
+	uint32_t twin = find(s->candidate, s->candidates, finding->fingerprint);
 	uint32_t page = find(s->fingerprint, s->pages, finding->fingerprint);
 
 	*v = (struct gmm__wire_verdict){ .index = finding->index, .kind = GMM__VERDICT_UNIQUE };
@@ -67,9 +70,14 @@ static void judge(struct tiny_service *s, const struct gmm__wire_finding *findin
 	} else if (page < s->pages) {
 		v->kind = GMM__VERDICT_JOIN;
 		v->page = page_at(s->lie == LIE_CONTENT && s->pages > 1 ? (page + 1) % s->pages : page);
-	} else if (find(s->candidate, s->candidates, finding->fingerprint) < s->candidates) {
+	} else if (twin < s->candidates) {
+		if (s->owner[twin].slot == self.slot && s->owner[twin].page == self.page)
+			return;
 		v->kind = GMM__VERDICT_PROMOTE;
+		if (s->looks < TINY_PAGES)
+			s->look[s->looks++] = s->owner[twin];
 	} else if (s->candidates < 4 * TINY_PAGES) {
+		s->owner[s->candidates] = self;
 		s->candidate[s->candidates++] = finding->fingerprint;
 	}
 }
@@ -104,7 +112,8 @@ static void offer(struct tiny_service *s, const struct gmm__wire_region *request
 	for (uint32_t i = 0; i < request->n; i++) {
 		ck_assert_uint_lt(finding[i].index, request->count);
 		last_fingerprint[finding[i].index] = finding[i].fingerprint;
-		judge(s, &finding[i], &v[i]);
+		judge(s, request, &finding[i], &v[i]);
+		s->offered++;
 	}
 	a->size = sizeof *region + request->n * sizeof *v;
 	lie_about_verdicts(s, region);
@@ -171,7 +180,10 @@ static void news(struct tiny_service *s, const struct gmm__wire_poll *poll, stru
 	n->cpu_percent = s->limited ? s->cpu_percent : UINT32_MAX;
 	n->unshare = s->unshare;
 	n->paused = s->paused;
-	a->size = sizeof *n;
+	n->n_look = s->looks;
+	memcpy(n + 1, s->look, s->looks * sizeof *s->look);
+	a->size = sizeof *n + s->looks * sizeof *s->look;
+	s->looks = 0;
 }
 
 /* Lies that fit any answer. False: the connection is to be closed. */

@@ -52,6 +52,10 @@ struct tiny_service {
 	uint32_t fingerprint[TINY_PAGES];
 	uint32_t candidates;
 	uint32_t candidate[4 * TINY_PAGES];
+	struct gmm__wire_look owner[4 * TINY_PAGES]; /* of candidates */
+	uint32_t looks;             /* that the next POLL answers */
+	struct gmm__wire_look look[TINY_PAGES];
+	_Atomic uint32_t offered;   /* pages */
 	uint8_t state[TINY_PAGES];  /* of slot 0, as last committed */
 };
 
