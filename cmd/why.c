@@ -1,7 +1,8 @@
 /* `gmm-dedup why`: why pages are not shared.
  *
- * It makes the VMs of `gmm-dedup demo`, lets the engine share until it has settled, and says of every page of
- * all VMs, of one, or of a part of one, in which state it is and what that means.
+ * `why PID` asks the service about the VMs of a process. Without a process it makes the VMs of `gmm-dedup demo`, lets the
+ * engine share until it has settled, and says of every page of all VMs, of one, or of a part of one, in which state it is
+ * and what that means.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -10,6 +11,7 @@
 
 #include <jansson.h>
 
+#include "cmd/admin.h"
 #include "cmd/guests.h"
 
 #define VM_NUMBER_MAX 4096 /* as many as --vms takes */
@@ -41,20 +43,51 @@ struct why {
 	uint64_t first_page;
 	uint64_t pages; /* 0: up to the end */
 	bool has_range;
+	bool has_guests; /* an option about the VMs to be made */
 	bool is_json;
+	const char *socket;
+	uint64_t pid; /* 0: VMs are made */
 	uint64_t state_pages[GMM_PAGE_STATES];
 };
 
 /* ---- arguments ----------------------------------------------------------------------------------------- */
 
-enum { OPTION_VM = 'v', OPTION_FIRST_PAGE = 'f', OPTION_PAGES = 'p', OPTION_JSON = 'j' };
+enum {
+	OPTION_VM = 'v',
+	OPTION_FIRST_PAGE = 'f',
+	OPTION_PAGES = 'p',
+	OPTION_JSON = 'j',
+	OPTION_SOCKET = 's',
+	PID_MAX = 1 << 22,
+};
+
+/* As gmm__guests_argp, but it is noticed when there was an option. */
+static error_t parse_guests_option(int key, char *text, struct argp_state *state)
+{
+	struct why *why = state->input;
+	state->input = &why->guests;
+	error_t rc = gmm__guests_argp.parser(key, text, state);
+	state->input = why;
+	why->has_guests |= rc == 0 && text;
+	return rc;
+}
+
+static void check_form(const struct why *why, struct argp_state *state)
+{
+	if (why->has_range && why->vm == 0)
+		argp_error(state, "--first-page and --pages are about one VM: name it with --vm");
+	if (why->pid && (why->has_range || why->has_guests))
+		argp_error(state, "a process is asked about by --vm, --socket and --json only");
+	if (!why->pid && why->socket)
+		argp_error(state, "--socket: which process?");
+}
 
 static error_t parse_option(int key, char *text, struct argp_state *state)
 {
 	struct why *why = state->input;
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &why->guests;
+		state->child_inputs[0] = why;
 		return 0;
 	case OPTION_VM:
 		why->vm = gmm__cmd_number(state, "--vm", text, 1, VM_NUMBER_MAX);
@@ -70,12 +103,16 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
 	case OPTION_JSON:
 		why->is_json = true;
 		return 0;
+	case OPTION_SOCKET:
+		why->socket = text;
+		return 0;
 	case ARGP_KEY_ARG:
-		argp_error(state, "unexpected argument '%s'", text);
-		return EINVAL;
+		if (why->pid)
+			argp_error(state, "unexpected argument '%s'", text);
+		why->pid = gmm__cmd_number(state, "PID", text, 1, PID_MAX);
+		return 0;
 	case ARGP_KEY_END:
-		if (why->has_range && why->vm == 0)
-			argp_error(state, "--first-page and --pages are about one VM: name it with --vm");
+		check_form(why, state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -87,20 +124,15 @@ static const struct argp_option options[] = {
 	{ "first-page", OPTION_FIRST_PAGE, "P", 0, "only pages from number P of that VM on (default: 0)", 0 },
 	{ "pages", OPTION_PAGES, "N", 0, "only N pages (default: up to the VM's end)", 0 },
 	{ "json", OPTION_JSON, NULL, 0, "print one JSON object, with the pages in each state", 0 },
+	{ "socket", OPTION_SOCKET, "PATH", 0, "of the service that PID shares through; default " CMD_SOCKET, 0 },
 	{ 0 },
 };
 
-static const struct argp_child children[] = { { &gmm__guests_argp, 0, NULL, 0 }, { 0 } };
-
-static const struct argp parser = {
-	.options = options,
-	.parser = parse_option,
-	.children = children,
-	.doc = "Makes VMs with the memory of real Linux guests, shares what is equal, and tells why the other "
-	       "pages are not shared.\v"
-	       "A trace has a 64-bit little-endian word for each page: 0 for a page of zeros, else a digest "
-	       "of its bytes. Exit status: 0, 1 if something failed, 2 for bad arguments or traces.",
-};
+static const char doc[] =
+	"Asks the sharing service why pages of a process's VMs are not shared. Without PID: makes VMs with the memory of "
+	"real Linux guests, shares what is equal, and tells why the other pages are not shared.\v"
+	"A trace has a 64-bit little-endian word for each page: 0 for a page of zeros, else a digest "
+	"of its bytes. Exit status: 0, 1 if something failed, 2 for bad arguments or traces.";
 
 /* ---- asking -------------------------------------------------------------------------------------------- */
 
@@ -145,6 +177,8 @@ static bool ask(struct why *why)
 
 static void print_title(const struct why *why)
 {
+	if (why->pid)
+		return;
 	if (why->vm == 0)
 		printf("%zu VMs\n\n", why->guests.count);
 	else
@@ -159,7 +193,7 @@ static void print_table(const struct why *why)
 	for (int i = 0; i < GMM_PAGE_STATES; i++)
 		total += why->state_pages[i];
 	print_title(why);
-	for (int i = 0; i < GMM_PAGE_STATES; i++)
+	for (int i = 0; i < GMM_PAGE_STATES && total > 0; i++)
 		if (why->state_pages[i] > 0)
 			printf("%-11s %9" PRIu64 " %5.1f %%  %s\n", gmm_page_state_name(i),
 				why->state_pages[i], 100 * (double)why->state_pages[i] / (double)total,
@@ -180,6 +214,65 @@ static int print_json(const struct why *why)
 	json_decref(object);
 	return status;
 }
+
+/* ---- a process of the service -------------------------------------------------------------------------- */
+
+/* Takes the VM's pages into account, if it was asked about, and says why its RAM is not there at all. */
+static void add_vm(struct why *why, const json_t *client, const json_t *vm, uint64_t number)
+{
+	const char *note = json_string_value(json_object_get(vm, "note"));
+	if (why->vm && why->vm != number)
+		return;
+	for (int i = 0; i < GMM_PAGE_STATES; i++)
+		why->state_pages[i] += (uint64_t)json_integer_value(
+			json_object_get(json_object_get(vm, "states"), gmm_page_state_name(i)));
+	if (why->is_json)
+		return;
+	printf("VM %" PRIu64 " (%s) of process %" PRIu64 " (%s), domain %s\n", number,
+		json_string_value(json_object_get(vm, "name")), why->pid,
+		json_string_value(json_object_get(client, "program")),
+		json_string_value(json_object_get(vm, "domain")));
+	if (note)
+		printf("  %s\n", note);
+}
+
+static uint64_t add_clients(struct why *why, const json_t *clients)
+{
+	const json_t *client, *vm;
+	uint64_t count = 0;
+	size_t i, k;
+	json_array_foreach(clients, i, client) {
+		const char *note = json_string_value(json_object_get(client, "note"));
+		if (note && !why->is_json)
+			printf("process %" PRIu64 " (%s): %s\n", why->pid,
+				json_string_value(json_object_get(client, "program")), note);
+		json_array_foreach(json_object_get(client, "vms"), k, vm)
+			add_vm(why, client, vm, ++count);
+	}
+	return count;
+}
+
+static enum cmd_exit run_process(struct why *why)
+{
+	json_t *request = json_pack("{s:s, s:I}", "do", "why", "pid", (json_int_t)why->pid);
+	json_t *answer = gmm__cmd_ask("why", why->socket ? why->socket : CMD_SOCKET, request);
+	if (!answer)
+		return CMD_FAILED;
+	uint64_t count = add_clients(why, json_object_get(answer, "clients"));
+	json_decref(answer);
+	if (why->vm > count) {
+		fprintf(stderr, "gmm-dedup why: process %" PRIu64 " has no VM %" PRIu64 ", only %" PRIu64 "\n",
+			why->pid, why->vm, count);
+		return CMD_USAGE;
+	}
+	if (why->is_json)
+		return print_json(why) == 0 ? CMD_OK : CMD_FAILED;
+	putchar('\n');
+	print_table(why);
+	return CMD_OK;
+}
+
+/* ---- the verb ------------------------------------------------------------------------------------------ */
 
 static enum cmd_exit run(struct why *why)
 {
@@ -204,11 +297,14 @@ static enum cmd_exit run(struct why *why)
 
 int cmd_why(int argc, char **argv)
 {
+	const struct argp guests_parser = { .options = gmm__guests_argp.options, .parser = parse_guests_option };
+	const struct argp_child children[] = { { &guests_parser, 0, NULL, 0 }, { 0 } };
+	const struct argp parser = { options, parse_option, "[PID]", doc, children, NULL, NULL };
 	struct why why = { 0 };
 	if (!gmm__guests_init(&why.guests, "why", argc))
 		return CMD_FAILED;
 	argp_parse(&parser, argc, argv, 0, NULL, &why);
-	enum cmd_exit result = run(&why);
+	enum cmd_exit result = why.pid ? run_process(&why) : run(&why);
 	if (!gmm__guests_free(&why.guests) && result == CMD_OK)
 		result = CMD_FAILED;
 	return result;

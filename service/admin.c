@@ -10,6 +10,8 @@
 
 enum { VMA_BYTES = 300, DUMP_RUNS_MAX = 100000 };
 
+static const char NO_CLIENT[] = "no such client, or not yours";
+
 static bool may_see_all(const struct gmm__peer *peer)
 {
 	return peer->uid == 0 || peer->uid == geteuid();
@@ -59,6 +61,35 @@ static const char *why_nothing(const struct gmm_vm_stats *stats)
 	return "no page was found equal to another one";
 }
 
+/* Of a VM, with what was last refused to the client. */
+static const char *note_of(const struct gmm_vm_stats *stats, const struct gmm__session *s)
+{
+	if (stats->pages == 0 && s->ram_refused)
+		return s->ram_refused == GMM_ERR_LIMIT ? "its RAM was refused: the domain has as much as it may have"
+						       : "its RAM was refused";
+	return why_nothing(stats);
+}
+
+/* Why nothing of the client's is here, or NULL. */
+static const char *why_no_vm(const struct gmm__session *s)
+{
+	for (uint32_t i = 0; i < GMM__WIRE_VMS; i++)
+		if (s->vm[i])
+			return NULL;
+	if (s->unreported)
+		return "it has not said what it uses since the service started again";
+	switch (s->vm_refused) {
+	case GMM_OK:
+		return "it has registered no VM: none was made, or no memory was declared mergeable (QEMU: mem-merge=on)";
+	case GMM_ERR_NO_DOMAIN:
+		return "its VM was refused: no trust domain is for this user, or it asked for one that is not";
+	case GMM_ERR_LIMIT:
+		return "its VM was refused: there are as many as there may be";
+	default:
+		return "its VM was refused: the service has no room for it";
+	}
+}
+
 /* What sharing saves is a domain's: a VM's part goes by its references. */
 static uint64_t part_of_saved(const struct gmm_vm *vm, uint64_t references)
 {
@@ -69,7 +100,7 @@ static uint64_t part_of_saved(const struct gmm_vm *vm, uint64_t references)
 	return (uint64_t)((double)references * (double)(pool->references - pool->used_pages) / (double)pool->references);
 }
 
-static json_t *vm_of(const struct gmm_vm *vm)
+static json_t *vm_of(const struct gmm__session *s, const struct gmm_vm *vm)
 {
 	struct gmm_vm_stats stats = vm->stats;
 	json_t *object = json_object();
@@ -91,8 +122,8 @@ static json_t *vm_of(const struct gmm_vm *vm)
 	set_count(object, "repairs", stats.repairs);
 	set_count(object, "raced", stats.raced);
 	set_count(object, "refused_pinned", stats.refused_pinned);
-	if (why_nothing(&stats))
-		json_object_set_new(object, "note", json_string(why_nothing(&stats)));
+	if (note_of(&stats, s))
+		json_object_set_new(object, "note", json_string(note_of(&stats, s)));
 	return object;
 }
 
@@ -109,7 +140,7 @@ static json_t *client_of(const struct gmm__session *s)
 
 	for (uint32_t i = 0; i < GMM__WIRE_VMS; i++)
 		if (s->vm[i])
-			json_array_append_new(vms, vm_of(s->vm[i]));
+			json_array_append_new(vms, vm_of(s, s->vm[i]));
 	set_count(object, "client", s->client);
 	set_count(object, "pid", (uint64_t)s->peer.pid);
 	set_count(object, "uid", s->peer.uid);
@@ -133,8 +164,8 @@ static json_t *client_of(const struct gmm__session *s)
 	set_count(object, "messages", s->messages);
 	set_count(object, "offered_pages", s->offered_pages);
 	set_count(object, "promoted_pages", s->promoted_pages);
-	if (json_array_size(vms) == 0)
-		json_object_set_new(object, "note", json_string("it has registered no VM"));
+	if (why_no_vm(s))
+		json_object_set_new(object, "note", json_string(why_no_vm(s)));
 	json_object_set_new(object, "vms", vms);
 	return object;
 }
@@ -216,14 +247,17 @@ static json_t *do_status(struct gmm__service *service, const struct gmm__peer *p
 
 /* ---- one process ----------------------------------------------------------------------------------------------------- */
 
-static json_t *why_slot(const struct gmm__slot *slot, uint32_t number)
+static json_t *do_why(struct gmm__service *service, const struct gmm__peer *peer, json_int_t pid)
 {
-	uint64_t state_pages[GMM_PAGE_STATES] = { 0 };
+	json_t *clients = json_array();
 
-	for (uint32_t i = 0; i < slot->pages; i++)
-		state_pages[gmm__slot_state(slot, i)]++;
-	return json_pack("{s:s, s:I, s:I, s:I, s:o}", "vm", slot->vm->name, "slot", (json_int_t)number, "first_page",
-			 (json_int_t)slot->gfn, "pages", (json_int_t)slot->pages, "states", states_of(state_pages));
+	for (const struct gmm__session *s = service->sessions; s; s = s->next)
+		if (may_see(peer, s) && s->peer.pid == pid)
+			json_array_append_new(clients, client_of(s));
+	if (json_array_size(clients))
+		return json_pack("{s:o}", "clients", clients);
+	json_decref(clients);
+	return error(NO_CLIENT);
 }
 
 static json_t *dump_slot(const struct gmm__slot *slot, uint32_t number)
@@ -246,8 +280,7 @@ static json_t *dump_slot(const struct gmm__slot *slot, uint32_t number)
 			 n_runs < DUMP_RUNS_MAX, "runs", runs);
 }
 
-static json_t *each_slot(struct gmm__service *service, const struct gmm__peer *peer, json_int_t pid,
-			 json_t *(*describe)(const struct gmm__slot *slot, uint32_t number))
+static json_t *do_dump(struct gmm__service *service, const struct gmm__peer *peer, json_int_t pid)
 {
 	json_t *slots = json_array();
 	bool found = false;
@@ -258,12 +291,12 @@ static json_t *each_slot(struct gmm__service *service, const struct gmm__peer *p
 		found = true;
 		for (uint32_t i = 0; i < GMM__WIRE_SLOTS; i++)
 			if (s->slot[i])
-				json_array_append_new(slots, describe(s->slot[i], i));
+				json_array_append_new(slots, dump_slot(s->slot[i], i));
 	}
 	if (found)
 		return json_pack("{s:o}", "slots", slots);
 	json_decref(slots);
-	return error("no such client, or not yours");
+	return error(NO_CLIENT);
 }
 
 /* ---- commands --------------------------------------------------------------------------------------------------------- */
@@ -292,7 +325,7 @@ static json_t *do_command(struct gmm__service *service, const struct gmm__peer *
 	service->next_unshare++;
 	if (all && may_see_all(peer) && strcmp(what, "unshare") != 0)
 		service->paused = strcmp(what, "pause") == 0;
-	return n || all ? json_pack("{s:I}", "clients", (json_int_t)n) : error("no such client, or not yours");
+	return n || all ? json_pack("{s:I}", "clients", (json_int_t)n) : error(NO_CLIENT);
 }
 
 static json_t *do_validate(struct gmm__service *service, const struct gmm__peer *peer)
@@ -315,9 +348,9 @@ static json_t *do_request(struct gmm__service *service, const struct gmm__peer *
 	if (strcmp(what, "status") == 0)
 		return do_status(service, peer);
 	if (strcmp(what, "why") == 0)
-		return each_slot(service, peer, json_integer_value(pid), why_slot);
+		return do_why(service, peer, json_integer_value(pid));
 	if (strcmp(what, "dump") == 0)
-		return each_slot(service, peer, json_integer_value(pid), dump_slot);
+		return do_dump(service, peer, json_integer_value(pid));
 	if (strcmp(what, "unshare") == 0 || strcmp(what, "pause") == 0 || strcmp(what, "resume") == 0)
 		return do_command(service, peer, what, pid);
 	if (strcmp(what, "validate") == 0)

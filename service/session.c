@@ -307,7 +307,7 @@ static int on_vm_add(struct gmm__session *s, const void *packet, size_t size)
 	if (add->vm >= GMM__WIRE_VMS || s->vm[add->vm] || add->priority > GMM_PRIORITY_HIGH ||
 	    !gmm__wire_name_valid(add->name) || !gmm__wire_name_valid(add->domain))
 		return -EPROTO;
-	int status = make_vm(s, add, &pooled);
+	int status = s->vm_refused = make_vm(s, add, &pooled);
 	if (status != GMM_OK)
 		return gmm__session_reply_status(s, &add->header, status);
 	if (s->forked)
@@ -369,7 +369,8 @@ static int on_slot_add(struct gmm__session *s, const void *packet, size_t size)
 	if (add->vm >= GMM__WIRE_VMS || !s->vm[add->vm] || add->slot >= GMM__WIRE_SLOTS || s->slot[add->slot] ||
 	    add->unused)
 		return -EPROTO;
-	return gmm__session_reply_status(s, &add->header, make_slot(s, add));
+	s->ram_refused = make_slot(s, add);
+	return gmm__session_reply_status(s, &add->header, s->ram_refused);
 }
 
 /* ---- pool, poll, admin --------------------------------------------------------------------------------------------- */

@@ -43,6 +43,7 @@ struct gmm__session {
 	struct gmm__pending pending;
 	struct gmm__pending *kept;    /* from connections that were lost before the COMMIT */
 	struct gmm__wire_poll told;   /* its last POLL */
+	int vm_refused, ram_refused;  /* the status of its last VM_ADD and SLOT_ADD, for people */
 	uint64_t offered_pages, promoted_pages, messages, cpu_ns;
 	bool paused;
 	uint32_t unshare;             /* number of the last request to it */

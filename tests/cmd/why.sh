@@ -89,7 +89,8 @@ refused "name it with --vm" "${both[@]}" --pages 1
 refused "--vm: '0'" --vm 0
 refused "--pages: '0'" --vm 1 --pages 0
 refused "$work/missing.u64" --trace "$work/missing.u64"
-refused "unexpected argument 'more'" more
+refused "PID: 'more' is not a number" more
+refused "unexpected argument '2'" 1 2
 
 "$BIN/gmm-dedup" --help | grep -q '^  why ' || fail "--help does not list why"
 

@@ -24,6 +24,29 @@ gmm dump "${guest_pid[a]}" | jq -e '[.slots[0].runs[][1]] | add == 1000' >/dev/n
 gmm dump 1 >/dev/null 2>"$work/err" && fail "dump of a process that is no client"
 grep -q "no such client" "$work/err" || fail "dump says: $(cat "$work/err")"
 
+gmm why "${guest_pid[a]}" >"$work/text" || fail "why: exit status $?"
+grep -q "^shared  *1000 100.0 %  Shared; an equal page exists" "$work/text" || fail "why: $(cat "$work/text")"
+grep -q '^total  *1000$' "$work/text" || fail "why: $(cat "$work/text")"
+tell a write 300
+eventually '.domains[0].broken_pages + .domains[0].references == 2000 and .domains[0].references < 2000'
+gmm why "${guest_pid[a]}" --json --vm 1 | jq -e 'add == 1000 and .shared < 1000 and length == 17' >/dev/null ||
+	fail "why --json: $(gmm why "${guest_pid[a]}" --json)"
+gmm why "${guest_pid[a]}" --vm 2 >/dev/null 2>&1
+[ $? -eq 2 ] || fail "why of a VM that is not there"
+gmm why 1 >/dev/null 2>"$work/err" && fail "why of a process that is no client"
+grep -q "no such client" "$work/err" || fail "why says: $(cat "$work/err")"
+gmm why >/dev/null 2>&1 && fail "why of no process at a socket"
+"$BIN/gmm-dedup" why 1 --vms 2 >/dev/null 2>&1
+[ $? -eq 2 ] || fail "why of a process with options for made VMs"
+tell a fill 1
+tell a until 1000 20000
+
+# What has no VM, and why.
+start_guest refused 100 no-such-domain
+eventually '[.clients[] | select((.note // "") | startswith("its VM was refused: no trust domain"))] | length == 1'
+gmm why "${guest_pid[refused]}" | grep -q "its VM was refused" || fail "why says nothing of a VM that was refused"
+end_guest refused
+
 exec 9<>"/dev/tcp/127.0.0.1/$port" || fail "nobody listens for metrics"
 printf 'GET /metrics HTTP/1.0\r\n\r\n' >&9
 timeout 5 cat <&9 >"$work/metrics"
