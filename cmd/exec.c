@@ -18,6 +18,7 @@ enum {
 	OPTION_CPU_PERCENT = 256,
 	OPTION_WINDOW,
 	OPTION_HUGE_PAGES,
+	OPTION_GUEST_PORT,
 	OPTION_LOG,
 };
 
@@ -29,6 +30,9 @@ static const struct argp_option options[] = {
 	{ "huge-pages", OPTION_HUGE_PAGES, "preserve|always|never|none", 0,
 	  "break huge pages where at least half of one is saved (the default), always, or never; none: the program gets "
 	  "small pages where it asks for huge ones", 0 },
+	{ "guest-port", OPTION_GUEST_PORT, "PATH", 0,
+	  "listen on a Unix socket at PATH for the virtio-serial port of gmm-guest, the agent in the guest, and share the "
+	  "pages that it names at once", 0 },
 	{ "log", OPTION_LOG, NULL, 0, "print the library's messages to stderr", 0 },
 	{ 0 },
 };
@@ -66,6 +70,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		if (strcmp(arg, "preserve") && strcmp(arg, "always") && strcmp(arg, "never") && strcmp(arg, "none"))
 			argp_error(state, "--huge-pages: '%s' is none of preserve, always, never, none", arg);
 		set("GMM_DEDUP_HUGE_PAGES", arg);
+		return 0;
+	case OPTION_GUEST_PORT:
+		if (arg[0] != '/' || strlen(arg) > 107)
+			argp_error(state, "--guest-port: '%s' is not an absolute path of at most 107 bytes", arg);
+		set("GMM_DEDUP_GUEST_PORT", arg);
 		return 0;
 	case OPTION_LOG:
 		set("GMM_DEDUP_LOG", "1");

@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 
 #include "preload/direct.h"
+#include "preload/port.h"
 #include "preload/raw.h"
 
 static struct gmm *instance;
@@ -108,10 +109,13 @@ void gmm__sharing_start(void)
 	started = status == GMM_OK;
 	if (!started)
 		gmm__sharing_tell("the memory of this process is not shared", gmm_status_text(status));
+	else
+		gmm__port_start(vm);
 }
 
 void gmm__sharing_stop(void)
 {
+	gmm__port_stop();
 	if (started)
 		gmm_engine_stop(instance);
 	started = false;
@@ -122,6 +126,7 @@ void gmm__sharing_forget(void)
 	tried = true;
 	started = false;
 	vm = NULL;
+	gmm__port_forget();
 }
 
 bool gmm__sharing_huge_pages(void)

@@ -5,6 +5,7 @@
  * GMM_DEDUP_CPU_PERCENT, GMM_DEDUP_WINDOW_MS    as in gmm_options
  * GMM_DEDUP_HUGE_PAGES  preserve, always or never, as in gmm_options; or none: MADV_HUGEPAGE on memory that is shared becomes
  *                       MADV_NOHUGEPAGE
+ * GMM_DEDUP_GUEST_PORT  see port.h
  * GMM_DEDUP_LOG         set: the library's messages go to stderr
  *
  * gmm-dedup exec sets them. All functions but gmm__sharing_tell with the lock of ranges.h held.

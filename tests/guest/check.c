@@ -3,6 +3,7 @@
  *   guest-check receive SOCKET FILE      asks the agent for everything and keeps what it sends
  *   guest-check compare FILE RAM ROOT    every page that is said to be a page of a file holds its bytes: RAM is a dump of the
  *                                        guest's memory, ROOT a folder with the guest's files
+ *   guest-check pages FILE               prints what is named of the first region of each module: name, page, gfn
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -105,8 +106,25 @@ static int compare(const char *file_path, const char *ram_path, const char *root
 	return kernels != 1 || files < 3 || pages < 300 || wrong > 0;
 }
 
+static int print_pages(const char *file_path)
+{
+	struct told *told = told_new(RAM_PAGES_MAX);
+
+	told_feed_file(told, file_path);
+	for (int i = 0; i < GMM__REPORT_MODULES_MAX; i++)
+		for (uint32_t page = 0; told->modules[i].used && page < TOLD_PAGES_MAX; page++)
+			if (told->modules[i].gfns[page] != 0)
+				printf("%s\t%u\t%llu\n", told->modules[i].name, page,
+				       (unsigned long long)told->modules[i].gfns[page]);
+	int result = told->dones == 0;
+	told_free(told);
+	return result;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 3 && strcmp(argv[1], "pages") == 0)
+		return print_pages(argv[2]);
 	if (argc == 4 && strcmp(argv[1], "receive") == 0)
 		return receive(argv[2], argv[3]);
 	if (argc == 5 && strcmp(argv[1], "compare") == 0)
