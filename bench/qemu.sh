@@ -33,8 +33,8 @@ work=$(mktemp -d)
 ksm=/sys/kernel/mm/ksm
 declare -A ksm_old=()
 service=
-limit_seconds=180
-quiet_seconds=15
+limit_seconds=${GMM_QEMU_LIMIT_SECONDS:-120}
+quiet_seconds=${GMM_QEMU_QUIET_SECONDS:-10}
 
 finish() {
 	vm_kill_all
