@@ -37,8 +37,16 @@ static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32
 	return gmm__state_is_candidate(state) || state == GMM_PAGE_HUGE ? state : GMM_PAGE_STATES;
 }
 
+/* Whether a private page of a paged VM still has the fingerprint shows when it is looked at. */
 static bool is_stale(const void *arg, const struct gmm__candidate *entry)
 {
+	const struct gmm__catalog *catalog = arg;
+	const struct gmm__private_chunk *chunk =
+		gmm__chunk_table_private(&catalog->gmm->chunks, gmm__page_chunk(entry->page));
+
+	if (chunk)
+		return chunk->set->domain->catalog != catalog ||
+		       gmm__record_get(&chunk->record[gmm__page_index(entry->page)]).state != GMM__PRIVATE_USED;
 	return hint_state(arg, entry->fingerprint, entry->page) == GMM_PAGE_STATES;
 }
 

@@ -19,6 +19,7 @@
 #include "dedup/effort.h"
 #include "dedup/huge.h"
 #include "dedup/merge.h"
+#include "dedup/paged_scan.h"
 #include "dedup/scan.h"
 
 struct gmm__engine;
@@ -87,6 +88,7 @@ struct gmm__engine {
 	struct gmm__verdict verdict[GMM__REGION_PAGES];
 	struct gmm__run run[GMM__REGION_PAGES];
 	struct gmm__nominations nominations;
+	struct gmm__paged_batch paged; /* of the paged VM that the pass is at */
 };
 
 /* Starts the threads. 0 or a gmm_status. backend: gmm__backend_mapped() but in tests. */

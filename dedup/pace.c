@@ -126,7 +126,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	gmm__snapshot_begin(gmm);
 	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
-		pages += vm->stats.pages;
+		pages += vm->paged ? gmm__paged_vm_stats(vm->paged).pages : vm->stats.pages;
 		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED] + vm->stats.state_pages[GMM_PAGE_VOLATILE] +
 			   vm->stats.state_pages[GMM_PAGE_RACED];
 		whole += vm->stats.state_pages[GMM_PAGE_HUGE];

@@ -61,14 +61,14 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 	}
 }
 
-/* The engine has to leave the region's VM, its slot, or everything. */
-static bool must_leave_region(struct gmm__engine *engine, const struct gmm__region *region)
+/* The engine has to leave the VM, its slot (NULL: a paged VM), or everything. */
+static bool must_leave(struct gmm__engine *engine, const struct gmm_vm *vm, const struct gmm__slot *slot)
 {
-	return gmm__engine_must_leave(engine) || region->slot->vm->dead || region->slot->dead;
+	return gmm__engine_must_leave(engine) || vm->dead || (slot && slot->dead);
 }
 
 /* Rests when the engine is ahead of its CPU budget, unless somebody waits for it to leave. */
-static void keep_budget(struct gmm__engine *engine, const struct gmm__region *region)
+static void keep_budget(struct gmm__engine *engine, const struct gmm_vm *vm, const struct gmm__slot *slot)
 {
 	struct gmm *gmm = engine->gmm;
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
@@ -86,7 +86,7 @@ static void keep_budget(struct gmm__engine *engine, const struct gmm__region *re
 	if (rest == 0)
 		return;
 	gmm__lock_take(&gmm->lock);
-	while (!must_leave_region(engine, region) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
+	while (!must_leave(engine, vm, slot) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
 		;
 	gmm__lock_give(&gmm->lock);
 }
@@ -117,7 +117,7 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 
 	if (!gmm__effort_due(effort, engine->full || region->slot->stale)) {
 		engine->progress.skipped += region->count;
-		return !must_leave_region(engine, region);
+		return !must_leave(engine, region->slot->vm, region->slot);
 	}
 	engine->job.options = gmm__pace_options(engine, region->slot->vm, effort);
 	if (gmm__scan_region(engine->backend, region, &engine->job.options, finding) > 0) {
@@ -126,8 +126,8 @@ static bool scan_region(struct gmm__engine *engine, const struct gmm__region *re
 		run(engine, engine->gmm->remote ? gmm__remote_region : gmm__process_region);
 	}
 	gmm__effort_learn(effort, yield_of(&before, &engine->progress));
-	keep_budget(engine, region);
-	return !must_leave_region(engine, region);
+	keep_budget(engine, region->slot->vm, region->slot);
+	return !must_leave(engine, region->slot->vm, region->slot);
 }
 
 static bool scan_slot(struct gmm__engine *engine, struct gmm__slot *slot)
@@ -173,11 +173,30 @@ static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 	return vm;
 }
 
+/* A service has no part in sharing pages of paged VMs. */
+static void scan_paged(struct gmm__engine *engine, struct gmm_vm *vm)
+{
+	engine->paged = (struct gmm__paged_batch){ .vm = vm };
+	while (!engine->gmm->remote && !must_leave(engine, vm, NULL)) {
+		run(engine, gmm__paged_process);
+		if (engine->paged.n == 0)
+			break;
+		gmm__paged_digest(engine);
+		keep_budget(engine, vm, NULL);
+	}
+	gmm__catalog_reap(vm->domain->catalog);
+	gmm__fork_reap(vm->domain, engine->gmm);
+}
+
 static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 {
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
+	if (vm->paged) {
+		scan_paged(engine, vm);
+		return;
+	}
 	if (!gmm__profit_visit(&vm->profit, engine->full, engine->gmm->ram_changes)) {
 		engine->progress.skipped += vm->domain->pages;
 		return;

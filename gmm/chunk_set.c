@@ -9,7 +9,7 @@ static void link_free(struct gmm__private_chunk *chunk, bool zeroed)
 {
 	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
 		gmm__record_set(&chunk->record[i],
-				(struct gmm__private_record){ .next = (i + 1) & 0xfff, .zeroed = zeroed });
+				(struct gmm__private_record){ .next = (i + 1) & GMM__NEXT_MASK, .zeroed = zeroed });
 	chunk->first_free = 0;
 	chunk->free = GMM__CHUNK_PAGES;
 }
@@ -161,7 +161,7 @@ struct gmm__private_chunk *gmm__set_put(struct gmm__private_chunk *chunk, uint32
 {
 	struct gmm__chunk_set *set = chunk->set;
 
-	gmm__record_set(&chunk->record[index], (struct gmm__private_record){ .next = chunk->first_free & 0xfff });
+	gmm__record_set(&chunk->record[index], (struct gmm__private_record){ .next = chunk->first_free & GMM__NEXT_MASK });
 	chunk->first_free = index;
 	set->free_pages++;
 	free_count_changed(chunk, chunk->free++);
@@ -186,7 +186,7 @@ static const char *validate_chunk(const struct gmm__chunk_set *set, const struct
 		listed++;
 	}
 	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
-		used += chunk->record[i].state == GMM__PRIVATE_USED;
+		used += chunk->record[i].state != GMM__PRIVATE_FREE;
 	if (listed != chunk->free || listed + used != GMM__CHUNK_PAGES)
 		return "INV-4: a chunk's free and private pages do not add up to 512";
 	if (chunk->set != set || list_of(chunk->free) != list)

@@ -26,20 +26,25 @@
 struct gmm__domain;
 struct gmm__chunk_set;
 
-enum gmm__private_state { GMM__PRIVATE_FREE, GMM__PRIVATE_USED };
+/* PARKED: a shared page took its place, and its VM has not said yet that it is not read any more. It is not free, and belongs to
+ * nobody's account. */
+enum gmm__private_state { GMM__PRIVATE_FREE, GMM__PRIVATE_USED, GMM__PRIVATE_PARKED };
 
 /* Guest page numbers that are none. */
-enum { GMM__PFN_MAX = 0xfffffff0u };
+enum { GMM__PFN_MAX = 0xfffffff0u, GMM__NEXT_MASK = 0x7ff };
 #define GMM__PFN_UNSHAREABLE 0xfffffff1u
 #define GMM__PFN_UNKNOWN 0xfffffff2u
 
-/* FREE: next, zeroed. USED: pfn, vm; zeroed: its bytes are zero as far as the allocator knows. */
+/* FREE: next, zeroed. USED: pfn, vm; zeroed: its bytes are zero as far as the allocator knows; apart: of account SHADOW or
+ * FIXED; known: next holds bits of the digest that the engine saw last, so that it can tell whether the page changed. */
 struct gmm__private_record {
 	uint32_t pfn;
 	uint32_t vm : 16;    /* handle */
-	uint32_t next : 12;  /* GMM__CHUNK_PAGES: the last */
+	uint32_t next : 11;  /* GMM__CHUNK_PAGES: the last */
 	uint32_t zeroed : 1;
-	uint32_t state : 1;  /* enum gmm__private_state */
+	uint32_t state : 2;  /* enum gmm__private_state */
+	uint32_t apart : 1;
+	uint32_t known : 1;
 };
 _Static_assert(sizeof(struct gmm__private_record) == 8, "8 bytes a page");
 
@@ -107,7 +112,7 @@ struct gmm__private_chunk *gmm__set_pick(struct gmm__chunk_set *set);
 /* Takes the first free page of a chunk that has one. */
 gmm__page_id gmm__set_pop(struct gmm__private_chunk *chunk, uint32_t vm, uint32_t pfn);
 
-/* Frees a used page. Returns the chunk when it is wholly unused now and was taken out of the set: to be given back. */
+/* Frees a used or parked page. Returns the chunk when it is wholly unused now and was taken out of the set: to be given back. */
 struct gmm__private_chunk *gmm__set_put(struct gmm__private_chunk *chunk, uint32_t index);
 
 /* Marks all pages of an unused chunk that is in no set as one large page. */

@@ -39,6 +39,7 @@ struct gmm__domain {
 	struct gmm__pool pool;
 	struct gmm__catalog *catalog; /* dedup/catalog.h */
 	_Atomic uint64_t pages;       /* RAM of its VMs */
+	_Atomic uint64_t paged_pages; /* private pages of its paged VMs when they were last looked at by the engine */
 	struct gmm__chunk_set *common; /* chunks that paged VMs have in common, one set for each NUMA node; NULL: no paged VM yet */
 	uint32_t remote_number;       /* at the sharing service; 0: not known yet. The engine's */
 	_Atomic uint64_t module_bytes; /* of tables of its modules' pages (sharedmod/registry_pages.h) */

@@ -218,6 +218,8 @@ void gmm__paged_end(struct gmm_vm *vm)
 	struct gmm__mem *mem = &gmm->mem;
 
 	gmm__paged_enter_unreserved(vm);
+	gmm__requests_destroy(paged);
+	vm->domain->paged_pages -= paged->indexed_pages;
 	drop_references(paged);
 	leave_common_chunks(paged);
 	retire_own_chunks(paged);

@@ -15,6 +15,36 @@
 
 enum { GMM__HANDLES = 65536, GMM__LOOK_ASIDE = 16, GMM__NEAR_END_PAGES = 4 * GMM__CHUNK_PAGES };
 
+/* What a VM was asked and has not answered for good; gmm/pages.h has the protocol. */
+enum gmm__request_state {
+	GMM__REQUEST_NONE,     /* unused entry */
+	GMM__REQUEST_ASKED,    /* CHECK: the VM owes an answer; holds nothing */
+	GMM__REQUEST_SWITCHED, /* UPDATE: accounts are switched, the page is parked until the VM has answered */
+};
+
+struct gmm__request {
+	uint64_t id;
+	enum gmm__request_state state;
+	uint32_t pfn;
+	gmm__page_id page;
+	gmm__page_id shared;  /* SWITCHED: what took its place; NIL: a zero page */
+	gmm__page_id twin;    /* ASKED: a private page that seemed equal; NIL: none, it is to join */
+	uint32_t fingerprint; /* ASKED: that both are known by */
+	uint32_t whole;       /* ASKED, with a twin: digest of all its bytes */
+};
+
+enum { GMM__REQUESTS_MAX = 1024 };
+
+/* Guarded by the VM's lock. */
+struct gmm__requests {
+	gmm_request_fn *fn;   /* NULL: the engine leaves the VM alone */
+	void *arg;
+	struct gmm__request *request; /* `limit` of them */
+	uint32_t limit;
+	uint32_t pending;
+	uint64_t last_id;
+};
+
 struct gmm__paged {
 	struct gmm_vm *vm;
 	uint32_t handle;                 /* 1 to 65535; fixed */
@@ -34,6 +64,8 @@ struct gmm__paged {
 	struct gmm__tally ballooned;     /* guest page number: 1 */
 	struct gmm_page_balloon balloon; /* ballooned is kept in the tally */
 	struct gmm_page_counters counters;
+	struct gmm__requests requests;
+	uint64_t indexed_pages;          /* its part of domain.paged_pages */
 	struct gmm__private_chunk *retired; /* to be given back when the call ends */
 	struct {
 		gmm__chunk_id chunk;
@@ -84,6 +116,9 @@ void gmm__paged_uncharge(struct gmm__paged *paged, uint64_t pages);
 
 /* Frees a private page of this VM; its charge and `used` stay. */
 void gmm__paged_put(struct gmm__paged *paged, struct gmm__private_chunk *chunk, uint32_t index);
+/* The page leaves the VM's account and is not free before it is unparked. */
+void gmm__paged_park(struct gmm__paged *paged, struct gmm__private_chunk *chunk, uint32_t index);
+void gmm__paged_unpark(struct gmm__paged *paged, gmm__page_id page);
 /* Drops one reference to a shared page; `used` stays. */
 void gmm__paged_unref(struct gmm__paged *paged, gmm__page_id page);
 /* So many private pages in a chunk are gone; with the last one the mapping goes. */
@@ -95,6 +130,26 @@ void gmm__paged_retire(struct gmm__paged *paged, struct gmm__private_chunk *chun
 /* The primitives under sharing; gmm/pages.h says what they do. dedup/paged.c adds the indexes. */
 int gmm__paged_share(struct gmm_vm *vm, gmm__page_id page, gmm__page_id *ret_shared);
 int gmm__paged_join(struct gmm_vm *vm, gmm__page_id page, gmm__page_id shared, bool *ret_joined);
+
+/* The same with the VM's lock, for a page that gmm__paged_find_sharable found. park: the VM may still read the private page.
+ * gmm__paged_hollow: the page is all zero, and no page takes its place. */
+int gmm__paged_find_sharable(struct gmm__paged *paged, gmm__page_id page, struct gmm__private_chunk **ret_chunk);
+int gmm__paged_promote(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page, bool park,
+		       gmm__page_id *ret_shared);
+int gmm__paged_join_to(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page,
+		       gmm__page_id shared, bool park, bool *ret_joined);
+void gmm__paged_hollow(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page);
+
+/* gmm/paged_requests.c, with the VM's lock. A new request; NULL: the queue is full, the page is asked about, or nobody is to
+ * be asked. */
+struct gmm__request *gmm__request_new(struct gmm__paged *paged, gmm__page_id page, uint32_t pfn);
+struct gmm__request *gmm__request_find(struct gmm__paged *paged, uint64_t id);
+/* Over: what it holds is given back. */
+void gmm__request_end(struct gmm__paged *paged, struct gmm__request *request);
+/* The VM ends. */
+void gmm__requests_destroy(struct gmm__paged *paged);
+/* gmm_paged_set_options, checked. */
+int gmm__requests_set(struct gmm__paged *paged, const struct gmm_paged_options *options);
 
 /* What the instance's statistics count of a paged VM: private pages as VOLATILE, references as SHARED. In a snapshot or
  * with its lock. */

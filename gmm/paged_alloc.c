@@ -155,6 +155,18 @@ static int check_addresses(uint32_t count, const uint64_t *guest_addrs)
 	return GMM_OK;
 }
 
+/* Nothing of these accounts is guest memory that could be shared. */
+static void set_apart(struct gmm__paged *paged, uint32_t n, const gmm__page_id *pages)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		struct gmm__private_chunk *chunk =
+			gmm__chunk_table_private(paged->vm->gmm->source.table, gmm__page_chunk(pages[i]));
+		struct gmm__private_record r = chunk->record[gmm__page_index(pages[i])];
+		r.apart = true;
+		gmm__record_set(&chunk->record[gmm__page_index(pages[i])], r);
+	}
+}
+
 int gmm_vm_allocate_pages(struct gmm_vm *vm, enum gmm_account account, uint32_t count, const uint64_t *guest_addrs,
 			  gmm_page_id *ret_pages)
 {
@@ -170,6 +182,8 @@ int gmm_vm_allocate_pages(struct gmm_vm *vm, enum gmm_account account, uint32_t 
 	status = gmm__paged_take(vm->paged, count, guest_addrs, ret_pages);
 	if (status == GMM_OK) {
 		vm->paged->used[account] += count;
+		if (account != GMM_ACCOUNT_BASE)
+			set_apart(vm->paged, count, ret_pages);
 	} else {
 		gmm__paged_uncharge(vm->paged, count);
 		vm->paged->counters.declined++;
@@ -214,6 +228,21 @@ void gmm__paged_put(struct gmm__paged *paged, struct gmm__private_chunk *chunk, 
 
 	put_page(paged, chunk, index);
 	gmm__paged_left_chunk(paged, id, 1);
+}
+
+void gmm__paged_park(struct gmm__paged *paged, struct gmm__private_chunk *chunk, uint32_t index)
+{
+	gmm__record_set(&chunk->record[index],
+			(struct gmm__private_record){ .pfn = chunk->record[index].pfn, .vm = paged->handle & 0xffff,
+						      .state = GMM__PRIVATE_PARKED });
+	gmm__paged_left_chunk(paged, chunk->id, 1);
+}
+
+void gmm__paged_unpark(struct gmm__paged *paged, gmm__page_id page)
+{
+	/* A chunk with a parked page is not given back. */
+	put_page(paged, gmm__chunk_table_private(paged->vm->gmm->source.table, gmm__page_chunk(page)),
+		 gmm__page_index(page));
 }
 
 void gmm__paged_unref(struct gmm__paged *paged, gmm__page_id page)

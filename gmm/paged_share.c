@@ -4,15 +4,15 @@
 
 #include "gmm/paged.h"
 
-/* Finds a private page that may be shared, and makes room for a reference. */
-static int find_sharable(struct gmm__paged *paged, gmm__page_id page, struct gmm__private_chunk **ret_chunk)
+int gmm__paged_find_sharable(struct gmm__paged *paged, gmm__page_id page, struct gmm__private_chunk **ret_chunk)
 {
 	struct gmm__private_chunk *chunk;
 	int status = gmm__paged_find(paged, page, &chunk);
 
 	if (status != GMM_OK)
 		return status;
-	if (chunk->large || chunk->record[gmm__page_index(page)].pfn == GMM__PFN_UNSHAREABLE)
+	const struct gmm__private_record *r = &chunk->record[gmm__page_index(page)];
+	if (chunk->large || r->apart || r->pfn == GMM__PFN_UNSHAREABLE)
 		return GMM_ERR_PAGE_UNSHAREABLE;
 	if (!gmm__tally_reserve(&paged->references, &paged->vm->gmm->mem, 1) ||
 	    !gmm__tally_reserve(&paged->shared_chunks, &paged->vm->gmm->mem, 1))
@@ -22,23 +22,32 @@ static int find_sharable(struct gmm__paged *paged, gmm__page_id page, struct gmm
 }
 
 /* The private page gives way to the shared one, of which a reference was taken. `used` counts both alike. */
-static void replace(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page, gmm__page_id shared)
+static void replace(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page, gmm__page_id shared,
+		    bool park)
 {
 	gmm__tally_add(&paged->references, shared, 1);
 	gmm__tally_add(&paged->shared_chunks, gmm__page_chunk(shared), 1);
-	gmm__paged_put(paged, chunk, gmm__page_index(page));
+	if (park)
+		gmm__paged_park(paged, chunk, gmm__page_index(page));
+	else
+		gmm__paged_put(paged, chunk, gmm__page_index(page));
 	gmm__paged_uncharge(paged, 1);
 }
 
-static int promote(struct gmm__paged *paged, gmm__page_id page, gmm__page_id *ret_shared)
+void gmm__paged_hollow(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page)
+{
+	gmm__paged_park(paged, chunk, gmm__page_index(page));
+	gmm__paged_uncharge(paged, 1);
+	paged->used[GMM_ACCOUNT_BASE]--;
+	paged->counters.zeroed++;
+}
+
+int gmm__paged_promote(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page, bool park,
+		       gmm__page_id *ret_shared)
 {
 	struct gmm__pool *pool = &paged->vm->domain->pool;
-	struct gmm__private_chunk *chunk = NULL;
 	gmm__page_id shared;
 
-	int status = find_sharable(paged, page, &chunk);
-	if (status != GMM_OK)
-		return status;
 	if (gmm__pool_reserve(pool, 1, &shared) == 0)
 		return GMM_ERR_NO_MEMORY;
 	struct iovec bytes = { gmm__private_bytes(chunk, gmm__page_index(page)), GMM__PAGE_BYTES };
@@ -46,7 +55,7 @@ static int promote(struct gmm__paged *paged, gmm__page_id page, gmm__page_id *re
 		gmm__pool_drop(pool, shared, 1, GMM__DROP_UNFILLED);
 		return GMM_ERR_NO_MEMORY;
 	}
-	replace(paged, chunk, page, shared);
+	replace(paged, chunk, page, shared, park);
 	paged->counters.promoted++;
 	*ret_shared = shared;
 	return GMM_OK;
@@ -54,19 +63,23 @@ static int promote(struct gmm__paged *paged, gmm__page_id page, gmm__page_id *re
 
 int gmm__paged_share(struct gmm_vm *vm, gmm__page_id page, gmm__page_id *ret_shared)
 {
+	struct gmm__private_chunk *chunk = NULL;
 	int status = gmm__paged_enter(vm);
 
-	return status == GMM_OK ? gmm__paged_leave(vm, promote(vm->paged, page, ret_shared)) : status;
+	if (status != GMM_OK)
+		return status;
+	status = gmm__paged_find_sharable(vm->paged, page, &chunk);
+	if (status == GMM_OK)
+		status = gmm__paged_promote(vm->paged, chunk, page, false, ret_shared);
+	return gmm__paged_leave(vm, status);
 }
 
-static int join(struct gmm__paged *paged, gmm__page_id page, gmm__page_id shared, bool *ret_joined)
+int gmm__paged_join_to(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page,
+		       gmm__page_id shared, bool park, bool *ret_joined)
 {
 	struct gmm__pool *pool = &paged->vm->domain->pool;
-	struct gmm__private_chunk *chunk = NULL;
+	int status = gmm__paged_find_shared(paged, shared);
 
-	int status = find_sharable(paged, page, &chunk);
-	if (status == GMM_OK)
-		status = gmm__paged_find_shared(paged, shared);
 	if (status == GMM_OK && gmm__pool_ref(pool, shared, 1) == 0)
 		status = GMM_ERR_PAGE_NOT_FOUND;
 	if (status != GMM_OK)
@@ -74,7 +87,7 @@ static int join(struct gmm__paged *paged, gmm__page_id page, gmm__page_id shared
 	bool equal = memcmp(gmm__private_bytes(chunk, gmm__page_index(page)), gmm__pool_bytes(pool, shared),
 			    GMM__PAGE_BYTES) == 0;
 	if (equal) {
-		replace(paged, chunk, page, shared);
+		replace(paged, chunk, page, shared, park);
 		paged->counters.joined++;
 	} else {
 		gmm__pool_drop(pool, shared, 1, GMM__DROP_REFERENCE);
@@ -85,7 +98,13 @@ static int join(struct gmm__paged *paged, gmm__page_id page, gmm__page_id shared
 
 int gmm__paged_join(struct gmm_vm *vm, gmm__page_id page, gmm__page_id shared, bool *ret_joined)
 {
+	struct gmm__private_chunk *chunk = NULL;
 	int status = gmm__paged_enter(vm);
 
-	return status == GMM_OK ? gmm__paged_leave(vm, join(vm->paged, page, shared, ret_joined)) : status;
+	if (status != GMM_OK)
+		return status;
+	status = gmm__paged_find_sharable(vm->paged, page, &chunk);
+	if (status == GMM_OK)
+		status = gmm__paged_join_to(vm->paged, chunk, page, shared, false, ret_joined);
+	return gmm__paged_leave(vm, status);
 }

@@ -175,9 +175,69 @@ int gmm_vm_share_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id *ret_shar
  * shared page is of another domain or gone. */
 int gmm_vm_join_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id shared, bool *ret_joined);
 
-/* Is there an equal page elsewhere in the domain, as far as is known: among the shared pages, or the private pages of
- * paged VMs that were asked about before? Compares bytes. _PAGE_NOT_FOUND, _PAGE_NOT_PRIVATE, _NOT_PAGE_OWNER. */
+/* Is there an equal page elsewhere in the domain, as far as is known: among the shared pages, the private pages that the
+ * engine has looked at, of mapped and of paged VMs, or those that were asked about before? Compares bytes; a page
+ * that is being worked on just then is not found. _PAGE_NOT_FOUND, _PAGE_NOT_PRIVATE, _NOT_PAGE_OWNER. */
 int gmm_vm_find_duplicate(struct gmm_vm *vm, gmm_page_id page, bool *ret_found);
+
+/* ---- requests ------------------------------------------------------------------------------------------- */
+
+/* The engine looks at the private pages of account BASE whose guest address is known, of VMs that take requests. A page that did
+ * not change between two passes and has an equal one in the domain, or is all zero, leads to a request:
+ *
+ *   CHECK   Is `page` still at guest_addr, and may another page take its place? ACCEPTED means that nothing writes to it from
+ *           before the answer until the outcome is known: the VMM has write-protected it in its own tables and no device
+ *           writes to it. Reading goes on. Only then are bytes compared.
+ *   UPDATE  The outcome: the bytes are equal (or became the shared page), and the VM has a reference to shared_page instead of
+ *           `page`. shared_page NIL: all bytes are zero, and the VM has no page there any more. `page` cannot be named in calls any
+ *           more, but its bytes stay readable until the VMM answers ACCEPTED: then its table says shared_page, and
+ *           nothing reads the old page. A guest that writes meanwhile gets a handy page as for any shared page.
+ *   CANCEL  The outcome: nothing is shared, the protection may go.
+ *   FLUSH   The engine is about to look at the VM: a good time for gmm_vm_refill_handy_pages with all news, so that the
+ *           accounts are exact.
+ *
+ * A VMM that answers LATER tells the answer by gmm_paged_answer at any time, from any thread, or never: an unanswered
+ * CHECK holds nothing but its place in the queue, an unanswered UPDATE one page. What a VMM promises and does not keep harms its
+ * own guest only. */
+enum gmm_request_kind { GMM_REQUEST_CHECK, GMM_REQUEST_UPDATE, GMM_REQUEST_CANCEL, GMM_REQUEST_FLUSH };
+
+enum gmm_answer {
+	GMM_ANSWER_ACCEPTED,
+	GMM_ANSWER_CHANGED, /* it was written or moved: the engine starts anew with it */
+	GMM_ANSWER_BUSY,    /* not now: it may be asked about again at the next pass */
+	GMM_ANSWER_LATER,
+};
+
+struct gmm_request {
+	uint64_t id;              /* the same for a CHECK and its outcome, and of no other request of this VM; FLUSH: 0 */
+	enum gmm_request_kind kind;
+	gmm_page_id page;
+	gmm_page_id shared_page;  /* UPDATE only */
+	uint64_t guest_addr;
+};
+
+/* Called by a thread of the engine that holds nothing. It may call the functions of gmm/pages.h but must not end the VM, nor stop
+ * or wait for the engine, and should return soon: no guest is looked at meanwhile. To CANCEL and FLUSH any answer
+ * will do. */
+typedef enum gmm_answer gmm_request_fn(void *arg, struct gmm_vm *vm, const struct gmm_request *request);
+
+struct gmm_paged_options {
+	size_t struct_size;       /* set by gmm_paged_options_init */
+	gmm_request_fn *request;  /* NULL: the engine leaves the VM alone. Default NULL */
+	void *request_arg;
+	uint32_t max_pending;     /* requests that wait for an answer; 1 to 1024. Default 64 */
+};
+
+void gmm_paged_options_init(struct gmm_paged_options *options);
+
+/* CHECKs that were not answered are forgotten. A call of the old function may still be under way when this returns; none is
+ * after gmm_vm_destroy. _WRONG_ORDER while an UPDATE is not answered; _NO_MEMORY. */
+int gmm_paged_set_options(struct gmm_vm *vm, const struct gmm_paged_options *options);
+
+/* The answer to a request, not LATER; and only ACCEPTED to an UPDATE. *ret_outcome: UPDATE or CANCEL after a CHECK was ACCEPTED,
+ * and the UPDATE wants an answer again; else CANCEL, and there is nothing to do. _NOT_FOUND: no such request waits for an
+ * answer. */
+int gmm_paged_answer(struct gmm_vm *vm, uint64_t id, enum gmm_answer answer, struct gmm_request *ret_outcome);
 
 /* ---- statistics ----------------------------------------------------------------------------------------- */
 
@@ -192,6 +252,11 @@ struct gmm_page_counters {
 	uint64_t inflated;
 	uint64_t deflated;
 	uint64_t declined;        /* reservations, and allocations for want of memory */
+	uint64_t asked;           /* requests, GMM_REQUEST_CHECK */
+	uint64_t accepted;        /* of them */
+	uint64_t changed;         /* answered so, or found changed after they were accepted */
+	uint64_t busy;
+	uint64_t zeroed;          /* pages of zero bytes given up at a request */
 	uint64_t chunks_taken;    /* from the host */
 	uint64_t chunks_returned; /* to the host */
 };

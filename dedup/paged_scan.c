@@ -1,0 +1,140 @@
+/* The engine's look at paged VMs; see paged_scan.h. */
+#include "dedup/engine.h"
+
+#include "dedup/paged_requests.h"
+
+enum { PREFETCH_PAGES = 4 };
+
+static bool is_sharable(const struct gmm__private_record *r, const struct gmm__paged *paged)
+{
+	return r->state == GMM__PRIVATE_USED && r->vm == paged->handle && !r->apart && r->pfn <= GMM__PFN_MAX;
+}
+
+/* ---- naming pages ------------------------------------------------------------------------------------------------- */
+
+static void name_pages(struct gmm__paged_batch *batch, const struct gmm__paged *paged,
+		       const struct gmm__private_chunk *chunk)
+{
+	batch->chunk = chunk->id;
+	batch->bytes = chunk->place.bytes;
+	for (uint32_t i = 0; !chunk->large && i < GMM__CHUNK_PAGES; i++) {
+		struct gmm__private_record r = gmm__record_get(&chunk->record[i]);
+		if (is_sharable(&r, paged))
+			batch->index[batch->n++] = (uint16_t)i;
+	}
+}
+
+/* Of the next chunk that has any. A tally that grows meanwhile may hide a chunk until the next pass. */
+static void pick(struct gmm__paged_batch *batch)
+{
+	struct gmm__paged *paged = batch->vm->paged;
+
+	batch->n = 0;
+	if (gmm__paged_enter(batch->vm) != GMM_OK)
+		return;
+	while (paged->requests.fn && batch->n == 0 && batch->cursor < paged->chunk_pages.size) {
+		struct gmm__tally_entry held = gmm__tally_at(&paged->chunk_pages, batch->cursor++);
+		if (held.count)
+			name_pages(batch, paged, gmm__chunk_table_private(batch->vm->gmm->source.table, held.id));
+	}
+	gmm__paged_leave(batch->vm, GMM_OK);
+}
+
+static void begin(struct gmm__paged_batch *batch)
+{
+	struct gmm_vm *vm = batch->vm;
+
+	batch->begun = true;
+	gmm__paged_flush(vm);
+	if (gmm__paged_enter(vm) != GMM_OK)
+		return;
+	uint64_t pages = vm->paged->requests.fn ? vm->paged->chunk_pages.total : 0;
+	vm->domain->paged_pages += pages - vm->paged->indexed_pages;
+	vm->paged->indexed_pages = pages;
+	gmm__paged_leave(vm, GMM_OK);
+	if (pages > 0)
+		gmm__paged_lookup_prepare(vm, 0);
+}
+
+/* ---- judging them --------------------------------------------------------------------------------------------------- */
+
+/* Pages whose digest is that of the last pass stay in the batch. Those of a chunk that went, or has another owner now,
+ * are not sharable. */
+static void keep_quiet(struct gmm__engine *engine)
+{
+	struct gmm__paged_batch *batch = &engine->paged;
+	struct gmm__paged *paged = batch->vm->paged;
+	uint32_t kept = 0;
+
+	if (gmm__paged_enter(batch->vm) != GMM_OK) {
+		batch->n = 0;
+		return;
+	}
+	struct gmm__private_chunk *chunk = gmm__tally_count(&paged->chunk_pages, batch->chunk) ?
+		gmm__chunk_table_private(batch->vm->gmm->source.table, batch->chunk) : NULL;
+	for (uint32_t i = 0; chunk && !chunk->large && i < batch->n; i++) {
+		struct gmm__private_record *record = &chunk->record[batch->index[i]];
+		struct gmm__private_record r = gmm__record_get(record);
+		uint32_t digest = batch->fingerprint[i] & GMM__NEXT_MASK;
+		if (!is_sharable(&r, paged))
+			continue;
+		if (r.known && r.next == digest) {
+			batch->index[kept++] = batch->index[i];
+			continue;
+		}
+		r.known = true;
+		r.next = digest & GMM__NEXT_MASK;
+		gmm__record_set(record, r);
+		engine->progress.found++;
+	}
+	batch->n = kept;
+	gmm__paged_leave(batch->vm, GMM_OK);
+}
+
+static bool is_zero(const uint8_t *bytes)
+{
+	return gmm__digest_is_fill(bytes) && bytes[0] == 0 && *(const uint64_t *)(const void *)bytes == 0;
+}
+
+/* Its twin is to follow in the next pass. */
+static void judge(struct gmm__engine *engine, gmm__page_id page, const uint8_t *bytes)
+{
+	struct gmm__equal equal = { .found = false };
+	bool zero = is_zero(bytes);
+
+	if (!zero)
+		equal = gmm__paged_lookup(engine->paged.vm, engine->backend, page, bytes);
+	if ((!zero && !equal.found) || !gmm__paged_ask(engine->paged.vm, page, &equal))
+		return;
+	engine->progress.merged++;
+	engine->progress.nominated += equal.twin != GMM__NIL;
+}
+
+void gmm__paged_process(struct gmm__engine *engine)
+{
+	struct gmm__paged_batch *batch = &engine->paged;
+
+	if (!batch->begun)
+		begin(batch);
+	if (batch->n > 0) {
+		engine->progress.digested += batch->n;
+		keep_quiet(engine);
+	}
+	for (uint32_t i = 0; i < batch->n && !batch->vm->dead && !gmm__engine_must_leave(engine); i++)
+		judge(engine, gmm__page_make(batch->chunk, batch->index[i]),
+		      batch->bytes + (size_t)batch->index[i] * GMM__PAGE_BYTES);
+	pick(batch);
+}
+
+void gmm__paged_digest(struct gmm__engine *engine)
+{
+	struct gmm__paged_batch *batch = &engine->paged;
+	const struct gmm__secret *secret = &batch->vm->domain->catalog->secret;
+
+	for (uint32_t i = 0; i < batch->n; i++) {
+		if (i + PREFETCH_PAGES < batch->n)
+			gmm__digest_prefetch(batch->bytes + (size_t)batch->index[i + PREFETCH_PAGES] * GMM__PAGE_BYTES, secret);
+		batch->fingerprint[i] = gmm__digest_sample(batch->bytes + (size_t)batch->index[i] * GMM__PAGE_BYTES, secret)
+						.fingerprint;
+	}
+}
