@@ -26,6 +26,7 @@ static const struct verb {
 	{ "stages", "cost of each stage of gmm, for each page", bench_stages },
 	{ "huge", "guests of transparent huge pages: savings and what they lose", bench_huge },
 	{ "modules", "what hints of guest modules save, and the registry's speed", bench_modules },
+	{ "service", "processes that share through the service, and die at random", bench_service },
 	{ "qemu", "unmodified QEMU guests with a load, through a service and under KSM", bench_qemu },
 };
 

@@ -16,6 +16,7 @@ int bench_vmcount(int argc, char **argv);
 int bench_stages(int argc, char **argv);
 int bench_huge(int argc, char **argv);
 int bench_modules(int argc, char **argv);
+int bench_service(int argc, char **argv);
 int bench_qemu(int argc, char **argv);
 
 /* What converge measures, for vmcount too. */

@@ -13,9 +13,10 @@ struct status {
 	const char *socket;
 	bool is_json;
 	bool watch;
+	bool check;
 };
 
-enum { OPTION_JSON = 'j', OPTION_WATCH = 'w', OPTION_SOCKET = 's', WATCH_S = 2 };
+enum { OPTION_JSON = 'j', OPTION_WATCH = 'w', OPTION_SOCKET = 's', OPTION_CHECK = 'c', WATCH_S = 2 };
 
 static error_t parse_option(int key, char *text, struct argp_state *state)
 {
@@ -27,6 +28,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
 		return 0;
 	case OPTION_WATCH:
 		status->watch = true;
+		return 0;
+	case OPTION_CHECK:
+		status->check = true;
 		return 0;
 	case OPTION_SOCKET:
 		status->socket = text;
@@ -42,6 +46,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
 static const struct argp_option options[] = {
 	{ "json", OPTION_JSON, NULL, 0, "print one JSON object", 0 },
 	{ "watch", OPTION_WATCH, NULL, 0, "print it again every two seconds", 0 },
+	{ "check", OPTION_CHECK, NULL, 0,
+	  "count the service's accounts anew, which only root and the service's user may ask for; exit status 1 if they are "
+	  "wrong", 0 },
 	{ "socket", OPTION_SOCKET, "PATH", 0, "of the service; default " CMD_SOCKET, 0 },
 	{ 0 },
 };
@@ -141,26 +148,41 @@ static void print_status(const json_t *status)
 		puts("no process of yours shares through this service");
 }
 
+/* False: the accounts are wrong, or were not shown. */
+static bool check_accounts(const json_t *status, bool is_json)
+{
+	const json_t *accounts = json_object_get(status, "accounts");
+	bool right = json_is_true(json_object_get(accounts, "right"));
+
+	if (!is_json)
+		printf("accounts: %s\n", !accounts ? "not shown to this user" : !right ? text_of(accounts, "broken") :
+		       json_is_true(json_object_get(accounts, "certain")) ? "right" : "cannot be compared at the moment");
+	return right;
+}
+
 int cmd_status(int argc, char **argv)
 {
 	static const struct argp parser = { options, parse_option, NULL,
 		"Tells what the sharing service shares: for each trust domain, and for each VM of your processes (of all, "
 		"for root).", NULL, NULL, NULL };
 	struct status status = { .socket = CMD_SOCKET };
+	bool right = true;
 
 	argp_parse(&parser, argc, argv, 0, NULL, &status);
 	do {
-		json_t *answer = gmm__cmd_ask("status", status.socket, json_pack("{s:s}", "do", "status"));
+		json_t *answer = gmm__cmd_ask("status", status.socket, json_pack("{s:s, s:b}", "do", "status", "check", status.check));
 		if (!answer)
 			return CMD_FAILED;
 		if (status.is_json)
 			json_dumpf(answer, stdout, JSON_INDENT(2));
 		else
 			print_status(answer);
+		if (status.check)
+			right = check_accounts(answer, status.is_json);
 		putchar('\n');
 		json_decref(answer);
 		if (fflush(stdout) != 0)
 			return CMD_FAILED;
 	} while (status.watch && sleep(WATCH_S) == 0);
-	return CMD_OK;
+	return right ? CMD_OK : CMD_FAILED;
 }

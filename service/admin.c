@@ -228,7 +228,16 @@ static json_t *service_of(const struct gmm__service *service)
 	return object;
 }
 
-static json_t *do_status(struct gmm__service *service, const struct gmm__peer *peer)
+/* "certain" is false while references are on their way, when nothing can be said. */
+static json_t *accounts_of(struct gmm__service *service)
+{
+	bool certain;
+	const char *broken = gmm__service_validate(service, &certain);
+
+	return json_pack("{s:b, s:b, s:s}", "certain", certain, "right", !broken, "broken", broken ? broken : "");
+}
+
+static json_t *do_status(struct gmm__service *service, const struct gmm__peer *peer, bool check)
 {
 	json_t *status = json_object(), *clients = json_array(), *domains = json_array();
 
@@ -240,6 +249,8 @@ static json_t *do_status(struct gmm__service *service, const struct gmm__peer *p
 			json_array_append_new(domains, domain_of(pooled));
 	if (may_see_all(peer))
 		json_object_set_new(status, "service", service_of(service));
+	if (check && may_see_all(peer))
+		json_object_set_new(status, "accounts", accounts_of(service));
 	json_object_set_new(status, "domains", domains);
 	json_object_set_new(status, "clients", clients);
 	return status;
@@ -328,16 +339,6 @@ static json_t *do_command(struct gmm__service *service, const struct gmm__peer *
 	return n || all ? json_pack("{s:I}", "clients", (json_int_t)n) : error(NO_CLIENT);
 }
 
-static json_t *do_validate(struct gmm__service *service, const struct gmm__peer *peer)
-{
-	bool certain;
-
-	if (!may_see_all(peer))
-		return error("only root and the service's user may ask for that");
-	const char *broken = gmm__service_validate(service, &certain);
-	return json_pack("{s:b, s:b, s:s}", "certain", certain, "right", !broken, "broken", broken ? broken : "");
-}
-
 static json_t *do_request(struct gmm__service *service, const struct gmm__peer *peer, const json_t *request)
 {
 	const char *what = json_string_value(json_object_get(request, "do"));
@@ -346,15 +347,13 @@ static json_t *do_request(struct gmm__service *service, const struct gmm__peer *
 	if (!what)
 		return error("not an object with \"do\"");
 	if (strcmp(what, "status") == 0)
-		return do_status(service, peer);
+		return do_status(service, peer, json_is_true(json_object_get(request, "check")));
 	if (strcmp(what, "why") == 0)
 		return do_why(service, peer, json_integer_value(pid));
 	if (strcmp(what, "dump") == 0)
 		return do_dump(service, peer, json_integer_value(pid));
 	if (strcmp(what, "unshare") == 0 || strcmp(what, "pause") == 0 || strcmp(what, "resume") == 0)
 		return do_command(service, peer, what, pid);
-	if (strcmp(what, "validate") == 0)
-		return do_validate(service, peer);
 	return error("no such request");
 }
 

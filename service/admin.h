@@ -1,10 +1,10 @@
 /* Answers to ADMIN requests: JSON, one object each way.
  *
- *   {"do": "status"}                        domains, clients and VMs
- *   {"do": "why", "pid": N}                 states of the pages of a process's VMs
+ *   {"do": "status"}                        domains, clients and VMs; with "check": true, for root and the service's own
+ *                                           user, also "accounts": they are counted anew
+ *   {"do": "why", "pid": N}                 of a process: what status says of it
  *   {"do": "unshare" | "pause" | "resume", "pid": N or "all"}
  *   {"do": "dump", "pid": N}                runs of pages of equal state
- *   {"do": "validate"}                      recounts the accounts; root only
  *
  * An answer has "error" and a sentence if the request was refused. Root and the service's own user see and command all;
  * others see and command their own processes.

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Many processes share through the service and write, while some of them are killed at random and new ones come: the others
+# keep their bytes, nothing of the dead is left, and the accounts are right.
+set -u
+unshare -m true 2>/dev/null || {
+	echo "skipped: no right to mount"
+	exit 77
+}
+out=$("$BIN/gmm-bench" service --clients 64 --pages 256 --equal-pages 192 --kills 200 --idle-seconds 0.5 --timeout 100 --json) || {
+	echo "FAIL: exit status $?"
+	exit 1
+}
+echo "$out"
+jq -e '.verified and .kills == 200 and .violations == 0 and .connections >= 264 and .pages_checked_meanwhile > 1000 and
+	.service_bytes_per_client < 200000' <<<"$out" >/dev/null || {
+	echo "FAIL: not as it should be"
+	exit 1
+}
