@@ -78,7 +78,8 @@ int cmd_unshare(int argc, char **argv)
 
 int cmd_pause(int argc, char **argv)
 {
-	return command(argc, argv, "pause", "Has processes share nothing more until they are resumed. What is shared stays so.");
+	return command(argc, argv, "pause", "Has processes scan no more until they are resumed. What is shared stays so, and pages that guests "
+		       "name as those of a file are shared all the same.");
 }
 
 int cmd_resume(int argc, char **argv)

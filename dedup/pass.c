@@ -237,8 +237,10 @@ static void check_modules(struct gmm__engine *engine)
 	if (!check.hooks || !check.hooks->begin_pass(engine->gmm))
 		return;
 	for (check.vm = next_vm(engine, NULL); check.vm; check.vm = next_vm(engine, check.vm))
-		for (check.more = true; check.more && !gmm__engine_must_leave(engine) && !check.vm->dead;)
+		for (check.more = true; check.more && !must_leave(engine, check.vm, NULL);) {
 			gmm__errand_do(engine, check_slice, &check);
+			keep_budget(engine, check.vm, NULL);
+		}
 }
 
 void gmm__engine_pass(struct gmm__engine *engine)

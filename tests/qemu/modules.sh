@@ -55,10 +55,12 @@ service=$!
 try_for 10 test -S "$work/socket" || { echo "no service: $(cat "$work/service.log")"; exit 1; }
 "$BIN/gmm-dedup" pause --socket "$work/socket" all || fail "pause"
 
+# In the strictest sandbox, which is in force before the library listens.
+sandbox=(-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny)
 for vm in a b; do
 	vm_wrap=("$BIN/gmm-dedup" exec --socket "$work/socket" --guest-port "$work/$vm.port" --cpu-percent 0 --window-ms 500
 		--huge-pages none --log --)
-	vm_start "$vm" -device virtio-serial-pci -chardev "socket,id=gmm,path=$work/$vm.port,server=off,reconnect=1" \
+	vm_start "$vm" "${sandbox[@]}" -device virtio-serial-pci -chardev "socket,id=gmm,path=$work/$vm.port,server=off,reconnect=1" \
 		-device virtserialport,chardev=gmm,name=org.gmm-dedup.0 \
 		-chardev "socket,id=check,path=$work/$vm.check,server=on,wait=off" \
 		-device virtserialport,chardev=check,name=org.gmm-dedup.check
@@ -72,6 +74,7 @@ start+=' python3 -c "import time; time.sleep(1000)" & sleep 3;'
 start+=' /gmm-guest --interval 5 >/tmp/agent 2>&1 & echo $! >/tmp/agent.pid'
 for vm in a b; do
 	vm_ready "$vm" 240 || exit 1
+	grep -q '^Seccomp:.*2' "/proc/$(vm_pid "$vm")/status" || fail "$vm: not in the sandbox"
 	[ "$(stat -c %a "$work/$vm.port")" = 600 ] || fail "$vm: others may connect to the port"
 	vm_run "$vm" 60 "$start" >"$work/$vm.start" 2>&1 || fail "$vm: no agent: $(cat "$work/$vm.start")"
 done
