@@ -18,7 +18,7 @@
 #include "sharedmod/report_write.h"
 #include "tests/guest/told.h"
 
-enum { PAGE = 4096, LIMIT_MS = 60000, RAM_PAGES_MAX = 1 << 18 };
+enum { PAGE = 4096, LIMIT_MS = 200000, RAM_PAGES_MAX = 1 << 18 };
 
 static int receive(const char *socket_path, const char *file_path)
 {

@@ -23,7 +23,7 @@ release() {
 	done
 }
 
-# until SECONDS COMMAND...: repeats it until it succeeds.
+# try_for SECONDS COMMAND...: repeats it until it succeeds.
 try_for() {
 	local end=$((SECONDS + $1))
 	shift
@@ -73,10 +73,10 @@ start+=' (python3 /load.py 3 16 >/tmp/load 2>&1; echo "status $?" >>/tmp/load) &
 start+=' python3 -c "import time; time.sleep(1000)" & sleep 3;'
 start+=' /gmm-guest --interval 5 >/tmp/agent 2>&1 & echo $! >/tmp/agent.pid'
 for vm in a b; do
-	vm_ready "$vm" 240 || exit 1
+	vm_ready "$vm" 400 || exit 1
 	grep -q '^Seccomp:.*2' "/proc/$(vm_pid "$vm")/status" || fail "$vm: not in the sandbox"
 	[ "$(stat -c %a "$work/$vm.port")" = 600 ] || fail "$vm: others may connect to the port"
-	vm_run "$vm" 60 "$start" >"$work/$vm.start" 2>&1 || fail "$vm: no agent: $(cat "$work/$vm.start")"
+	vm_run "$vm" 300 "$start" >"$work/$vm.start" 2>&1 || fail "$vm: no agent: $(cat "$work/$vm.start")"
 done
 
 # ---- what is shared -----------------------------------------------------------------------------------------------
@@ -93,11 +93,11 @@ reported() { # VM
 }
 
 for vm in a b; do
-	try_for 60 reported "$vm" || { fail "$vm: no report: $(vm_run "$vm" 20 'cat /tmp/agent')"; vm_report "$vm"; }
+	try_for 300 reported "$vm" || { fail "$vm: no report: $(vm_run "$vm" 20 'cat /tmp/agent')"; vm_report "$vm"; }
 done
-try_for 60 shared_pages 2500 || fail "too little is shared: $(cat "$work/status")"
+try_for 300 shared_pages 2500 || fail "too little is shared: $(cat "$work/status")"
 for vm in a b; do
-	vm_run "$vm" 60 'sleep 1; /gmm-guest --once --port /dev/virtio-ports/org.gmm-dedup.check' >"$work/$vm.once" &
+	vm_run "$vm" 300 'sleep 1; /gmm-guest --once --port /dev/virtio-ports/org.gmm-dedup.check' >"$work/$vm.once" &
 	once=$!
 	"$check" receive "$work/$vm.check" "$work/$vm.report" || fail "$vm: no report to compare with"
 	wait "$once"
@@ -188,7 +188,7 @@ done
 # ---- the loads ----------------------------------------------------------------------------------------------------
 
 for vm in a b; do
-	vm_run "$vm" 300 'until grep -q ^status /tmp/load; do sleep 1; done; cat /tmp/load' >"$work/$vm.load"
+	vm_run "$vm" 600 'until grep -q ^status /tmp/load; do sleep 1; done; cat /tmp/load' >"$work/$vm.load"
 	grep -qx 'status 0' "$work/$vm.load" || fail "$vm: the load: $(cat "$work/$vm.load")"
 	grep -qx 'load: all rounds ok' "$work/$vm.load" || fail "$vm: no end of the load"
 done
@@ -199,14 +199,14 @@ reports_of_b() {
 	[ "$(grep -c 'names [0-9]* pages' "$work/b.err")" -gt "$1" ]
 }
 
-vm_run b 60 'kill $(cat /tmp/agent.pid); sleep 1; head -c 2000000 /dev/urandom >/dev/virtio-ports/org.gmm-dedup.0' ||
+vm_run b 300 'kill $(cat /tmp/agent.pid); sleep 1; head -c 2000000 /dev/urandom >/dev/virtio-ports/org.gmm-dedup.0' ||
 	fail "b: sending noise"
 before=$(grep -c 'names [0-9]* pages' "$work/b.err")
-vm_run b 60 '/gmm-guest --interval 5 >/tmp/agent 2>&1 &'
-try_for 60 reports_of_b "$before" || fail "b: nobody listens after the noise"
+vm_run b 300 '/gmm-guest --interval 5 >/tmp/agent 2>&1 &'
+try_for 300 reports_of_b "$before" || fail "b: nobody listens after the noise"
 shared_pages 2000 || fail "noise ended sharing: $(cat "$work/status")"
 for vm in a b; do
-	vm_run "$vm" 120 'python3 /load.py 1 4' >"$work/$vm.load" || fail "$vm: the last load: $(cat "$work/$vm.load")"
+	vm_run "$vm" 300 'python3 /load.py 1 4' >"$work/$vm.load" || fail "$vm: the last load: $(cat "$work/$vm.load")"
 	vm_stop "$vm" || fail "$vm: QEMU ended with status $?"
 done
 [ "$failures" -eq 0 ] || tail -n 30 "$work/service.log" "$work"/*.err
