@@ -197,14 +197,16 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 		scan_paged(engine, vm);
 		return;
 	}
-	if (!gmm__profit_visit(&vm->profit, engine->full, engine->gmm->ram_changes)) {
-		engine->progress.skipped += vm->domain->pages;
-		return;
-	}
-	if (engine->gmm->remote) {
+	if (engine->gmm->remote) { /* also one that is left alone: a service may have to be told what it uses, or to unshare it */
 		engine->job.vm = vm;
 		run(engine, gmm__remote_visit);
-	} else if (gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
+	}
+	if (!gmm__profit_visit(&vm->profit, engine->full, engine->gmm->ram_changes)) {
+		engine->progress.skipped += vm->domain->pages;
+		gmm__fork_reap(vm->domain, engine->gmm);
+		return;
+	}
+	if (!engine->gmm->remote && gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
 		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
 	while (gmm__remote_scans(vm) && !vm->dead && !engine->stopping && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;

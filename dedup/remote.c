@@ -4,6 +4,7 @@
 #include "dedup/remote.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -116,9 +117,9 @@ static void forget_announcements(struct gmm__remote *remote)
 		urcu_bp_read_unlock();
 	}
 	gmm__lock_give(&gmm->lock);
+	gmm__lock_take(&remote->lock);
 	memset(remote->vms, 0, sizeof remote->vms);
 	memset(remote->slots, 0, sizeof remote->slots);
-	gmm__lock_take(&remote->lock);
 	memset(remote->gone_vms, 0, sizeof remote->gone_vms);
 	memset(remote->gone_slots, 0, sizeof remote->gone_slots);
 	gmm__lock_give(&remote->lock);
@@ -236,21 +237,35 @@ void gmm__remote_forked(struct gmm *gmm)
 
 /* ---- VMs and slots -------------------------------------------------------------------------------------------------------- */
 
-/* Takes the lowest unused number; n if there is none. */
-static uint32_t take_number(uint64_t *used, uint32_t n)
+/* Takes the lowest unused number for `who`; n if there is none. */
+static uint32_t take_number(struct gmm__remote *remote, const void **used, uint32_t n, const void *who)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		if (!(used[i / 64] >> i % 64 & 1)) {
-			used[i / 64] |= 1ull << i % 64;
-			return i;
-		}
-	}
-	return n;
+	uint32_t i = 0;
+
+	gmm__lock_take(&remote->lock);
+	while (i < n && used[i])
+		i++;
+	if (i < n)
+		used[i] = who;
+	gmm__lock_give(&remote->lock);
+	return i;
 }
 
-static void give_number(uint64_t *used, uint32_t i)
+static void give_number(struct gmm__remote *remote, const void **used, uint32_t i)
 {
-	used[i / 64] &= ~(1ull << i % 64);
+	gmm__lock_take(&remote->lock);
+	used[i] = NULL;
+	gmm__lock_give(&remote->lock);
+}
+
+/* Notes that who the service knows by `number` - 1 is gone. Not if another service gave the number, which may be somebody
+ * else's by now: that one's pages would be given back. */
+static void note_gone(struct gmm__remote *remote, uint32_t number, const void *who, const void **used, uint64_t *gone)
+{
+	gmm__lock_take(&remote->lock);
+	if (number && used[number - 1] == who)
+		gone[(number - 1) / 64] |= 1ull << (number - 1) % 64;
+	gmm__lock_give(&remote->lock);
 }
 
 /* The domain's secret is the service's, so that all its clients digest alike. */
@@ -266,7 +281,7 @@ static void join_domain(struct gmm__domain *domain, const struct gmm__wire_vm *g
 static bool announce_vm(struct gmm__remote *remote, struct gmm_vm *vm)
 {
 	struct gmm__wire_vm_add add = { .header.type = GMM__WIRE_VM_ADD, .priority = vm->priority,
-					.vm = take_number(remote->vms, GMM__WIRE_VMS) };
+					.vm = take_number(remote, remote->vms, GMM__WIRE_VMS, vm) };
 	const struct gmm__wire_vm *granted = (const void *)remote->buf;
 
 	if (add.vm == GMM__WIRE_VMS)
@@ -276,7 +291,7 @@ static bool announce_vm(struct gmm__remote *remote, struct gmm_vm *vm)
 		memcpy(add.domain, vm->domain->name, sizeof vm->domain->name);
 	int status = ask_plain(remote, &add, sizeof add, sizeof *granted, NULL);
 	if (status != GMM_OK) {
-		give_number(remote->vms, add.vm);
+		give_number(remote, remote->vms, add.vm);
 		if (status != GMM_ERR_NO_SERVICE && !vm->refused)
 			gmm__log(remote->gmm, GMM_LOG_WARNING, "VM %s is not shared: %s", vm->name,
 				 gmm_status_text(status));
@@ -328,13 +343,13 @@ static bool anything_known(const struct gmm__slot *slot, uint32_t first, uint32_
 static bool announce_slot(struct gmm__remote *remote, struct gmm__slot *slot)
 {
 	struct gmm__wire_slot_add add = { .header.type = GMM__WIRE_SLOT_ADD, .vm = slot->vm->remote - 1,
-					  .slot = take_number(remote->slots, GMM__WIRE_SLOTS), .gfn = slot->gfn,
+					  .slot = take_number(remote, remote->slots, GMM__WIRE_SLOTS, slot), .gfn = slot->gfn,
 					  .pages = slot->pages };
 	if (add.slot == GMM__WIRE_SLOTS)
 		return false;
 	int status = ask_plain(remote, &add, sizeof add, sizeof add.header, NULL);
 	if (status != GMM_OK) {
-		give_number(remote->slots, add.slot);
+		give_number(remote, remote->slots, add.slot);
 		return false;
 	}
 	slot->remote = add.slot + 1;
@@ -342,8 +357,12 @@ static bool announce_slot(struct gmm__remote *remote, struct gmm__slot *slot)
 	for (uint32_t first = 0; first < slot->pages && status == GMM_OK; first = region_end(slot, first))
 		if (anything_known(slot, first, region_end(slot, first)))
 			status = report_region(remote, slot, first, region_end(slot, first) - first);
-	if (status != GMM_OK && status != GMM_ERR_NO_SERVICE && status != GMM_ERR_WRONG_ORDER)
+	if (status == GMM_ERR_WRONG_ORDER) { /* the VM is ending. Should it not come to that, all is told anew */
+		note_gone(remote, slot->remote, slot, remote->slots, remote->gone_slots);
+		slot->remote = 0;
+	} else if (status != GMM_OK && status != GMM_ERR_NO_SERVICE) {
 		remote->lost = true;
+	}
 	return status == GMM_OK;
 }
 
@@ -351,22 +370,16 @@ void gmm__remote_slot_gone(struct gmm__slot *slot)
 {
 	struct gmm__remote *remote = slot->vm->gmm->remote;
 
-	if (!remote || !slot->remote)
-		return;
-	gmm__lock_take(&remote->lock);
-	remote->gone_slots[(slot->remote - 1) / 64] |= 1ull << (slot->remote - 1) % 64;
-	gmm__lock_give(&remote->lock);
+	if (remote)
+		note_gone(remote, slot->remote, slot, remote->slots, remote->gone_slots);
 }
 
 void gmm__remote_vm_gone(struct gmm_vm *vm)
 {
 	struct gmm__remote *remote = vm->gmm->remote;
 
-	if (!remote || !vm->remote)
-		return;
-	gmm__lock_take(&remote->lock);
-	remote->gone_vms[(vm->remote - 1) / 64] |= 1ull << (vm->remote - 1) % 64;
-	gmm__lock_give(&remote->lock);
+	if (remote)
+		note_gone(remote, vm->remote, vm, remote->vms, remote->gone_vms);
 }
 
 static bool any_fork(struct gmm *gmm)
@@ -383,7 +396,7 @@ static bool any_fork(struct gmm *gmm)
 	return any;
 }
 
-static bool tell_gone(struct gmm__remote *remote, enum gmm__wire_type type, uint64_t *gone, uint64_t *used, uint32_t n)
+static bool tell_gone(struct gmm__remote *remote, enum gmm__wire_type type, uint64_t *gone, const void **used, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		gmm__lock_take(&remote->lock);
@@ -397,9 +410,9 @@ static bool tell_gone(struct gmm__remote *remote, enum gmm__wire_type type, uint
 		if (status == GMM_ERR_NO_SERVICE)
 			return false;
 		gmm__lock_take(&remote->lock);
-		give_number(gone, i);
+		gone[i / 64] &= ~(1ull << i % 64);
+		used[i] = NULL;
 		gmm__lock_give(&remote->lock);
-		give_number(used, i);
 	}
 	return true;
 }
@@ -409,7 +422,7 @@ static bool tell_gone(struct gmm__remote *remote, enum gmm__wire_type type, uint
 bool gmm__remote_commit(struct gmm__remote *remote, struct gmm__slot *slot, uint32_t first, uint32_t count)
 {
 	struct gmm__wire_region region = { .header.type = GMM__WIRE_COMMIT, .slot = slot->remote - 1, .first = first,
-					   .count = count, .flags = slot->vm->domain->pool.defer ? GMM__WIRE_FORKED : 0 };
+					   .count = count };
 	struct gmm__wire_states states[GMM__WIRE_REGION_PAGES];
 
 	for (uint32_t i = first; i < first + count; i++) {
@@ -419,6 +432,9 @@ bool gmm__remote_commit(struct gmm__remote *remote, struct gmm__slot *slot, uint
 		else
 			states[region.n++] = (struct gmm__wire_states){ 1, state, 0 };
 	}
+	/* After the states: what we see to be gone may have gone after a fork, whose child maps it still. */
+	atomic_thread_fence(memory_order_acquire);
+	region.flags = slot->vm->domain->pool.defer ? GMM__WIRE_FORKED : 0;
 	struct iovec parts[2] = { { &region, sizeof region }, { states, region.n * sizeof *states } };
 	return gmm__remote_tell(remote, parts, 2);
 }
@@ -439,9 +455,10 @@ bool gmm__remote_know_chunk(struct gmm__remote *remote, struct gmm__domain *doma
 {
 	struct gmm__pool *pool = &domain->pool;
 	const struct gmm__wire_place *place = (const void *)remote->buf;
+	const struct gmm__chunk *known = gmm__chunk_table_chunk(pool->table, chunk);
 
-	if (gmm__chunk_table_chunk(pool->table, chunk))
-		return true;
+	if (known) /* one of another domain: that has ended at the service, which gave its id to somebody else */
+		return known->pool == pool;
 	for (uint32_t with_file = 0; with_file <= 1; with_file++) {
 		struct gmm__wire_chunk ask = { .header.type = GMM__WIRE_CHUNK, .chunk = chunk, .with_file = with_file };
 		int fd = -1;
@@ -517,7 +534,8 @@ static void take_news(struct gmm__engine *engine, const struct gmm__wire_news *n
 	look_again(engine, (const void *)(news + 1), news->n_look);
 }
 
-/* All that uses shared pages was announced, and reported where it had to be. A VM that is ending may not be. */
+/* All that uses shared pages was announced, and reported where it had to be. A VM that is ending may not be, nor a slot that
+ * somebody is taking out of a VM he has claimed: it is in no list any more, but still maps what it did. */
 static bool all_reported(struct gmm__remote *remote)
 {
 	bool all = !remote->lost;
@@ -527,7 +545,7 @@ static bool all_reported(struct gmm__remote *remote)
 		const uint64_t *pages = vm->stats.state_pages;
 		if (!(pages[GMM_PAGE_SHARED] | pages[GMM_PAGE_FILL] | pages[GMM_PAGE_BROKEN]))
 			continue;
-		all = vm->remote && !vm->dead;
+		all = vm->remote && !vm->dead && !vm->claimed;
 		urcu_bp_read_lock();
 		const struct gmm__slots *slots = rcu_dereference(vm->slots);
 		for (uint32_t i = 0; all && i < slots->n; i++)

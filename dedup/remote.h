@@ -47,10 +47,10 @@ struct gmm__remote {
 	_Atomic bool paused;           /* by the service */
 	_Atomic uint64_t pool_pages;   /* as the service last said: of our domains, and the references to them */
 	_Atomic uint64_t pool_references;
-	uint64_t vms[GMM__WIRE_VMS / 64];     /* numbers in use */
-	uint64_t slots[GMM__WIRE_SLOTS / 64];
 
-	struct gmm__lock lock;         /* a leaf; guards what follows */
+	struct gmm__lock lock;         /* a leaf; guards what follows, and is taken to change what VMs and slots are named */
+	const void *vms[GMM__WIRE_VMS];     /* whom the service knows by a number; NULL: nobody. Those that are gone stay until */
+	const void *slots[GMM__WIRE_SLOTS]; /* the service was told. A number alone may be of an earlier service's time */
 	uint64_t gone_vms[GMM__WIRE_VMS / 64]; /* ended here, to be told */
 	uint64_t gone_slots[GMM__WIRE_SLOTS / 64];
 };

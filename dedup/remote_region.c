@@ -268,10 +268,11 @@ static void repair(struct gmm__engine *engine, const struct gmm__merge *merge)
 		gmm__repair_region(merge);
 }
 
-/* A slot that is still there is up to date at the service when we leave the region. */
+/* The slot is up to date at the service when we leave the region, also if it is about to be removed: what was mapped in it
+ * is so until that is done, and our next OFFER ends what is still pending. */
 static void commit(struct gmm__remote *remote, const struct gmm__region *region)
 {
-	if (remote->socket >= 0 && !region->slot->dead &&
+	if (remote->socket >= 0 &&
 	    !gmm__remote_commit(remote, region->slot, region->first, region->count))
 		region->slot->stale = true;
 }
@@ -285,6 +286,8 @@ void gmm__remote_region(struct gmm__engine *engine)
 				    .progress = &engine->progress, .nominations = &engine->nominations,
 				    .waits = &engine->waits };
 
+	if (!region->slot->remote) /* the service has no room for it */
+		return;
 	remote->finding = engine->job.finding;
 	if (region->slot->stale)
 		commit(remote, region); /* the slot stays stale: its other regions may be */
@@ -304,6 +307,8 @@ void gmm__remote_hinted(const struct gmm__merge *errand, const struct gmm__regio
 	struct gmm__remote *remote = engine->gmm->remote;
 	struct gmm__merge merge = *errand;
 
+	if (!region->slot->remote)
+		return;
 	merge.region = region;
 	merge.catalog = region->slot->vm->domain->catalog;
 	merge.verdict = engine->verdict;

@@ -145,6 +145,7 @@ static void commit(struct tiny_service *s, const struct gmm__wire_region *reques
 	const struct gmm__wire_states *run = (const void *)(request + 1);
 	uint32_t page = request->first;
 
+	ck_assert_uint_lt(request->slot, GMM__WIRE_SLOTS);
 	ck_assert(gmm__wire_fits(request->header.size, sizeof *request, request->n, sizeof *run));
 	for (uint32_t i = 0; i < request->n; i++)
 		for (uint32_t k = 0; k < run[i].pages; k++, page++)
@@ -177,6 +178,7 @@ static void news(struct tiny_service *s, const struct gmm__wire_poll *poll, stru
 	struct gmm__wire_news *n = (void *)a->bytes;
 
 	s->unshared = poll->unshared;
+	s->reported = poll->reported;
 	n->cpu_percent = s->limited ? s->cpu_percent : UINT32_MAX;
 	n->unshare = s->unshare;
 	n->paused = s->paused;
@@ -213,6 +215,13 @@ static bool garble(struct tiny_service *s, struct answer *a)
 	return true;
 }
 
+static void add_slot(struct tiny_service *s)
+{
+	s->slots++;
+	if (s->set_on_slot_add)
+		*s->set_on_slot_add = true;
+}
+
 /* False: the client is to be left. */
 static bool serve(struct tiny_service *s, int client, uint8_t *request)
 {
@@ -229,6 +238,8 @@ static bool serve(struct tiny_service *s, int client, uint8_t *request)
 	switch (h->type) {
 	case GMM__WIRE_HELLO: welcome(s, (const void *)h, &a); break;
 	case GMM__WIRE_VM_ADD: grant(&a); break;
+	case GMM__WIRE_SLOT_ADD: add_slot(s); break;
+	case GMM__WIRE_REPORT: s->reports++; break;
 	case GMM__WIRE_RESHARE:
 	case GMM__WIRE_OFFER: offer(s, (const void *)h, &a); break;
 	case GMM__WIRE_PROMOTE: promote(s, (const void *)h, &a); break;

@@ -45,6 +45,10 @@ struct tiny_service {
 	_Atomic bool limited;
 	_Atomic uint32_t cpu_percent;
 	_Atomic uint32_t unshared;  /* what POLL said */
+	_Atomic bool reported;      /* what the last POLL said */
+	_Atomic uint32_t slots;     /* SLOT_ADDs so far */
+	_Atomic uint32_t reports;
+	_Atomic bool *set_on_slot_add; /* set to true while a SLOT_ADD waits for its answer; NULL: nothing is */
 	bool forget;                /* a client that comes back is not known */
 
 	int pool;

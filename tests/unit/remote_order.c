@@ -1,0 +1,216 @@
+/* The client side of a sharing service, turned by hand: what it tells while RAM is being removed, so that the service frees
+ * nothing that is still mapped. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "dedup/mapped.h"
+#include "dedup/remote.h"
+#include "tests/support/guest.h"
+#include "tests/support/suite.h"
+#include "tests/unit/support/hand_engine.h"
+#include "tests/unit/support/tiny_service.h"
+
+enum { PAGES = 64, SEED = 500 };
+
+struct world {
+	struct tiny_service service;
+	struct gmm *gmm;
+	struct gmm__engine *engine;
+	struct gmm_vm *vm[2];
+	char *ram[2];
+};
+
+static struct world *open_world(void)
+{
+	struct world *w = calloc(1, sizeof *w);
+	struct gmm_options options;
+	void *ram;
+
+	ck_assert_ptr_nonnull(w);
+	tiny_service_start(&w->service);
+	gmm_options_init(&options);
+	options.log = suite_log;
+	options.window_ms = 0;
+	options.socket = w->service.path;
+	assert_ok(gmm_instance_open(&options, &w->gmm));
+	w->engine = hand_engine_new(w->gmm, gmm__backend_mapped());
+	for (int i = 0; i < 2; i++) {
+		assert_ok(gmm_vm_create(w->gmm, NULL, &w->vm[i]));
+		assert_ok(gmm_vm_create_ram(w->vm[i], 0, PAGES * PAGE, &ram));
+		w->ram[i] = ram;
+		ram_fill(w->ram[i], PAGES, SEED);
+	}
+	return w;
+}
+
+static struct gmm__slot *slot_of(const struct world *w, int i)
+{
+	return w->vm[i]->slots->slot[0];
+}
+
+static void pass_until_shared(struct world *w)
+{
+	struct gmm_stats stats = { 0 };
+
+	for (int i = 0; i < 40 && stats.total.references < 2 * PAGES; i++) {
+		gmm__engine_pass(w->engine);
+		assert_ok(gmm_instance_stats(w->gmm, &stats));
+	}
+	ck_assert_uint_eq(stats.total.references, 2 * PAGES);
+}
+
+static void close_world(struct world *w)
+{
+	for (int i = 0; i < 2; i++) {
+		ck_assert_uint_eq(ram_wrong(w->ram[i], PAGES, SEED), 0);
+		assert_ok(gmm_vm_destroy(w->vm[i], GMM_RAM_DISCARD));
+	}
+	hand_engine_free(w->engine);
+	assert_ok(gmm_instance_close(w->gmm));
+	tiny_service_stop(&w->service);
+	free(w);
+}
+
+static bool any_gone(const struct world *w)
+{
+	for (size_t i = 0; i < GMM__WIRE_SLOTS / 64; i++)
+		if (w->gmm->remote->gone_slots[i] || (i < GMM__WIRE_VMS / 64 && w->gmm->remote->gone_vms[i]))
+			return true;
+	return false;
+}
+
+/* A slot on its way out has the number that an earlier service gave it; the one of today calls another slot by it, whose
+ * pages would be given back. */
+START_TEST(numbers_of_an_earlier_service_are_not_removed)
+{
+	struct world *w = open_world();
+	uint32_t slot = slot_of(w, 0)->remote, vm;
+
+	pass_until_shared(w);
+	slot = slot_of(w, 0)->remote;
+	vm = w->vm[0]->remote;
+	slot_of(w, 0)->remote = slot_of(w, 1)->remote;
+	w->vm[0]->remote = w->vm[1]->remote;
+	gmm__remote_slot_gone(slot_of(w, 0));
+	gmm__remote_vm_gone(w->vm[0]);
+	ck_assert(!any_gone(w));
+	slot_of(w, 0)->remote = slot;
+	w->vm[0]->remote = vm;
+	gmm__remote_slot_gone(slot_of(w, 0));
+	ck_assert_uint_eq(w->gmm->remote->gone_slots[(slot - 1) / 64], 1ull << (slot - 1) % 64);
+	close_world(w);
+}
+END_TEST
+
+/* Somebody has claimed a VM, and may be removing RAM that is in no list any more and still maps shared pages. */
+START_TEST(not_all_is_reported_while_ram_is_removed)
+{
+	struct world *w = open_world();
+
+	pass_until_shared(w);
+	gmm__remote_begin_pass(w->engine);
+	ck_assert(w->service.reported);
+	ck_assert(gmm__vm_claim(w->vm[1], false));
+	gmm__remote_begin_pass(w->engine);
+	ck_assert(!w->service.reported);
+	gmm__vm_release(w->vm[1]);
+	gmm__remote_begin_pass(w->engine);
+	ck_assert(w->service.reported);
+	close_world(w);
+}
+END_TEST
+
+/* What was mapped in a region must be committed before anything else is offered, whoever removes the slot meanwhile: it
+ * maps those pages until he is done. */
+START_TEST(the_region_of_a_dying_slot_is_committed)
+{
+	struct world *w = open_world();
+
+	pass_until_shared(w);
+	uint32_t commits = w->service.commits;
+	w->engine->job.region = (struct gmm__region){ slot_of(w, 0), 0, PAGES };
+	memset(w->engine->job.finding, 0, PAGES * sizeof *w->engine->job.finding);
+	slot_of(w, 0)->dead = true;
+	gmm__remote_region(w->engine);
+	slot_of(w, 0)->dead = false;
+	gmm__remote_begin_pass(w->engine); /* the service has read all that was sent before it answers */
+	ck_assert_uint_gt(w->service.commits, commits);
+	close_world(w);
+}
+END_TEST
+
+/* The VM is about to end while it is announced to a service that started again, and then does not: all of it has to be
+ * told anew. */
+START_TEST(a_slot_that_was_told_in_part_is_told_anew)
+{
+	struct world *w = open_world();
+
+	pass_until_shared(w);
+	w->service.forget = true;
+	gmm__remote_disconnect(w->gmm->remote, "the test ends it");
+	w->gmm->remote->retry_ns = 0;
+	w->service.set_on_slot_add = &w->vm[0]->dead;
+	gmm__engine_pass(w->engine);
+	ck_assert(w->vm[0]->dead);
+	w->service.set_on_slot_add = NULL;
+	w->vm[0]->dead = false;
+	gmm__remote_begin_pass(w->engine);
+	ck_assert(!w->service.reported);
+	gmm__engine_pass(w->engine);
+	gmm__remote_begin_pass(w->engine);
+	ck_assert(w->service.reported);
+	ck_assert_uint_ge(w->service.reports, 2);
+	close_world(w);
+}
+END_TEST
+
+/* A slot that a service has no room for has no number to speak of its regions by. */
+START_TEST(nothing_is_said_of_a_slot_without_a_number)
+{
+	struct world *w = open_world();
+
+	w->service.lie_about = GMM__WIRE_SLOT_ADD;
+	w->service.lie = LIE_REFUSE;
+	for (int i = 0; i < 5; i++)
+		gmm__engine_pass(w->engine);
+	ck_assert_uint_gt(w->service.slots, 0);
+	ck_assert_uint_eq(w->service.commits, 0);
+	close_world(w);
+}
+END_TEST
+
+/* A VM that is left alone for want of profit has to be announced to a service that started again, or that waits for ever. */
+START_TEST(a_vm_that_rests_is_announced)
+{
+	struct world *w = open_world();
+
+	pass_until_shared(w);
+	w->service.forget = true;
+	for (int i = 0; i < 2; i++) {
+		w->vm[i]->profit.resting = true;
+		w->vm[i]->profit.passes = 1000;
+		w->vm[i]->profit.ram_changes = w->gmm->ram_changes;
+	}
+	gmm__remote_disconnect(w->gmm->remote, "the test ends it");
+	w->gmm->remote->retry_ns = 0;
+	gmm__engine_pass(w->engine);
+	gmm__remote_begin_pass(w->engine);
+	ck_assert(w->service.reported);
+	ck_assert_uint_eq(w->service.reports, 2);
+	close_world(w);
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *tests[] = {
+		numbers_of_an_earlier_service_are_not_removed,
+		not_all_is_reported_while_ram_is_removed,
+		the_region_of_a_dying_slot_is_committed,
+		a_slot_that_was_told_in_part_is_told_anew,
+		nothing_is_said_of_a_slot_without_a_number,
+		a_vm_that_rests_is_announced,
+	};
+
+	return suite_main("remote_order", tests, sizeof tests / sizeof *tests, 60);
+}
