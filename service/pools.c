@@ -47,8 +47,6 @@ static struct gmm__pooled *new_pooled(struct gmm__service *service, const struct
 	domain->pool.store = &pool_store;
 	domain->pool.store_arg = pooled;
 	service->pooled = pooled;
-	if (stored->number >= service->next_domain)
-		service->next_domain = stored->number + 1;
 	return pooled;
 }
 
@@ -57,15 +55,18 @@ struct gmm__pooled *gmm__pools_get(struct gmm__service *service, const char *nam
 	for (struct gmm__pooled *pooled = service->pooled; pooled; pooled = pooled->next)
 		if (strcmp(pooled->domain->name, name) == 0)
 			return pooled;
-	struct gmm__store_domain stored = { .number = service->next_domain };
+	struct gmm__store_domain stored = { 0 };
 	strcpy(stored.name, name);
 	if (gmm__sys_of(service->gmm)->random(stored.secret, sizeof stored.secret) != 0)
 		return NULL;
-	int rc = gmm__store_add_domain(&service->store, &stored);
+	int rc = gmm__store_next_number(&service->store, &stored.number);
+	if (rc == 0)
+		rc = gmm__store_add_domain(&service->store, &stored);
 	struct gmm__pooled *pooled = rc == 0 ? new_pooled(service, &stored) : NULL;
 	if (!pooled) {
 		gmm__log(service->gmm, GMM_LOG_ERROR, "no room for domain %s: %s", name, strerror(rc ? -rc : ENOMEM));
-		gmm__store_remove_domain(&service->store, stored.number);
+		if (stored.number)
+			gmm__store_remove_domain(&service->store, stored.number);
 	}
 	return pooled;
 }
@@ -94,34 +95,47 @@ uint64_t gmm__pooled_file_pages(const struct gmm__pooled *pooled)
 
 /* ---- recovery ------------------------------------------------------------------------------------------------------ */
 
-static void restore_domain(void *arg, const struct gmm__store_domain *stored)
+/* False: the domain cannot be taken over whole. To go on without some of its chunks would be to give out their places to
+ * new ones, under the eyes of whom maps them. */
+static bool restore_chunks(struct gmm__pooled *pooled)
 {
-	struct gmm__service *service = arg;
-	struct gmm__pooled *pooled = new_pooled(service, stored);
 	gmm__chunk_id *ids = NULL;
-
-	if (!pooled) {
-		gmm__log(service->gmm, GMM_LOG_ERROR, "no memory to take over domain %s", stored->name);
-		return;
-	}
-	int n = gmm__store_read_layout(&service->store, stored->number, &ids);
+	int n = gmm__store_read_layout(&pooled->service->store, pooled->number, &ids);
 	int restored = 0;
+
 	while (restored < n && gmm__pool_restore_chunk(&pooled->domain->pool, ids[restored]))
 		restored++;
 	free(ids);
 	pooled->recovering = true;
 	pooled->n_restored = (uint32_t)restored;
-	if (restored != n)
-		gmm__log(service->gmm, GMM_LOG_ERROR, "took over %d of %d chunks of domain %s", restored, n, stored->name);
-	else
-		gmm__log(service->gmm, GMM_LOG_INFO, "took over domain %s: %d chunks", stored->name, n);
+	return restored == n;
+}
+
+struct restoring {
+	struct gmm__service *service;
+	int status;
+};
+
+static void restore_domain(void *arg, const struct gmm__store_domain *stored)
+{
+	struct restoring *restoring = arg;
+	struct gmm__service *service = restoring->service;
+	struct gmm__pooled *pooled = new_pooled(service, stored);
+
+	if (pooled && restore_chunks(pooled)) {
+		gmm__log(service->gmm, GMM_LOG_INFO, "took over domain %s: %u chunks", stored->name, pooled->n_restored);
+		return;
+	}
+	gmm__log(service->gmm, GMM_LOG_ERROR, "cannot take over domain %s, whose pages are in use", stored->name);
+	restoring->status = GMM_ERR_SYSTEM;
 }
 
 int gmm__pools_restore(struct gmm__service *service)
 {
-	int rc = gmm__store_each_domain(&service->store, restore_domain, service);
+	struct restoring restoring = { service, GMM_OK };
+	int rc = gmm__store_each_domain(&service->store, restore_domain, &restoring);
 
-	return rc == 0 ? GMM_OK : GMM_ERR_SYSTEM;
+	return rc == 0 ? restoring.status : GMM_ERR_SYSTEM;
 }
 
 /* Rows of one word become its extent, all else is found by its fingerprint. */
@@ -217,10 +231,11 @@ static bool is_unused(const struct gmm__pooled *pooled)
 	return pooled->domain->vms == 1 && !pooled->recovering && pool->used_pages == 0 && pool->deferred_pages == 0;
 }
 
+/* A child of a client may map the domain's pages, also when the client's own VMs in it are gone: it has the lock. */
 static bool any_forked(const struct gmm__pooled *pooled)
 {
 	for (const struct gmm__session *s = pooled->service->sessions; s; s = s->next)
-		if (s->forked && gmm__session_is_in(s, pooled->domain))
+		if (s->forked && (gmm__session_is_in(s, pooled->domain) || gmm__pooled_is_locked(pooled, s->client)))
 			return true;
 	return false;
 }

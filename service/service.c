@@ -88,13 +88,14 @@ static void accept_clients(struct gmm__service *service)
 	}
 }
 
-static void restore_client(void *arg, const struct gmm__store_client *client)
+static bool restore_client(void *arg, const struct gmm__store_client *client)
 {
 	struct gmm__service *service = arg;
 	struct gmm__session *s = gmm__session_restore(service, client);
 
 	if (s)
 		link_session(service, s);
+	return s;
 }
 
 /* ---- every second -------------------------------------------------------------------------------------------------- */
@@ -288,13 +289,15 @@ static int open_store(struct gmm__service *service, const struct gmm__service_op
 	int rc = gmm__store_open(options->runtime_dir, &service->store);
 
 	if (rc != 0) {
-		gmm__log(service->gmm, GMM_LOG_ERROR, "%s has no usable pool and pool-ro: %s", options->runtime_dir,
-			 strerror(-rc));
+		gmm__log(service->gmm, GMM_LOG_ERROR, rc == -EWOULDBLOCK ? "%s is in use by another service: %s" :
+			 "%s has no usable pool and pool-ro: %s", options->runtime_dir, strerror(-rc));
 		return GMM_ERR_SYSTEM;
 	}
 	int status = gmm__pools_restore(service);
-	if (status == GMM_OK && gmm__store_each_client(&service->store, restore_client, service) != 0)
+	if (status == GMM_OK && gmm__store_each_client(&service->store, restore_client, service) != 0) {
+		gmm__log(service->gmm, GMM_LOG_ERROR, "cannot read which clients there are in %s", options->runtime_dir);
 		status = GMM_ERR_SYSTEM;
+	}
 	return status;
 }
 
@@ -305,8 +308,7 @@ int gmm__service_open(const struct gmm__service_options *options, struct gmm__se
 
 	if (!service)
 		return GMM_ERR_NO_MEMORY;
-	*service = (struct gmm__service){ .store = { -1, -1, -1, -1 }, .epoll = -1, .listener = -1, .signals = -1,
-					  .next_domain = 1 };
+	*service = (struct gmm__service){ .store = { -1, -1, -1, -1 }, .epoll = -1, .listener = -1, .signals = -1 };
 	gmm_options_init(&gmm_options);
 	gmm_options.log = options->log;
 	gmm_options.log_arg = options->log_arg;

@@ -44,7 +44,6 @@ struct gmm__service {
 	struct gmm__session *sessions;
 	uint32_t n_sessions;
 	struct gmm__pooled *pooled;   /* domains */
-	uint32_t next_domain;         /* number */
 	uint64_t now_ns;              /* of this turn */
 	uint64_t next_tick_ns;
 	bool stopping;

@@ -129,8 +129,9 @@ bool gmm__session_is_over(const struct gmm__session *s)
 {
 	if (s->socket >= 0 || !s->client)
 		return false;
+	/* A fork may map files of a domain that it has no VM in any more. */
 	for (const struct gmm__pooled *pooled = s->service->pooled; pooled; pooled = pooled->next)
-		if ((s->unreported || gmm__session_is_in(s, pooled->domain)) &&
+		if ((s->unreported || s->forked || gmm__session_is_in(s, pooled->domain)) &&
 		    gmm__pooled_is_locked(pooled, s->client))
 			return false;
 	return true;

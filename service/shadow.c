@@ -134,9 +134,10 @@ static gmm__page_id take_held(struct gmm__session *s, const struct gmm__slot *sl
 void gmm__shadow_set_forked(struct gmm__session *s)
 {
 	s->forked = true;
-	for (uint32_t i = 0; i < GMM__WIRE_VMS; i++)
-		if (s->vm[i] && !s->vm[i]->domain->pool.defer)
-			gmm__pool_defer(&s->vm[i]->domain->pool);
+	for (struct gmm__pooled *pooled = s->service->pooled; pooled; pooled = pooled->next)
+		if (!pooled->domain->pool.defer &&
+		    (gmm__session_is_in(s, pooled->domain) || gmm__pooled_is_locked(pooled, s->client)))
+			gmm__pool_defer(&pooled->domain->pool);
 }
 
 /* The region of a message whose elements have `each` bytes. */
@@ -702,7 +703,8 @@ int gmm__shadow_commit(struct gmm__session *s, const void *packet, size_t size)
 
 	int rc = take_region(s, packet, size, sizeof *run, &region);
 	for (uint32_t k = 0; rc == 0 && k < r->n; k++) {
-		if (run[k].pages == 0 || run[k].pages > region.count - at || run[k].unused)
+		if (run[k].pages == 0 || run[k].pages > region.count - at || run[k].unused ||
+		    run[k].state & GMM__FLAG_WHOLE) /* ours, and with FILL another state: gmm/slot.h */
 			rc = -EPROTO;
 		at += run[k].pages;
 	}
@@ -754,7 +756,7 @@ int gmm__shadow_report(struct gmm__session *s, const void *packet, size_t size)
 	if (rc != 0 || r->n != r->count)
 		return -EPROTO;
 	for (uint32_t i = 0; i < region.count; i++)
-		if (report[i].unused[0] | report[i].unused[1] | report[i].unused[2] ||
+		if (report[i].unused[0] | report[i].unused[1] | report[i].unused[2] || report[i].state & GMM__FLAG_WHOLE ||
 		    gmm__state_is_covered(gmm__slot_state(region.slot, region.first + i)))
 			return -EPROTO;
 	gmm__session_charge(s, region.count);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -110,6 +111,9 @@ int gmm__store_open(const char *runtime_dir, struct gmm__store *ret_store)
 		rc = s.clients = open_sub_dir(s.pool, "clients");
 	if (rc >= 0)
 		rc = s.domains = open_sub_dir(s.pool, "domains");
+	/* Two services would give out the same places, and each free what only the other's clients use. */
+	if (rc >= 0 && flock(s.domains, LOCK_EX | LOCK_NB) != 0)
+		rc = -errno;
 	if (rc < 0) {
 		gmm__store_close(&s);
 		return rc;
@@ -232,27 +236,29 @@ void gmm__store_remove_client(struct gmm__store *store, uint32_t number)
 
 struct each_client {
 	struct gmm__store *store;
-	void (*found)(void *arg, const struct gmm__store_client *client);
+	bool (*found)(void *arg, const struct gmm__store_client *client);
 	void *arg;
+	bool all;
 };
 
 static void found_client(void *arg, uint32_t number)
 {
-	const struct each_client *each = arg;
+	struct each_client *each = arg;
 	struct gmm__store_client client;
 	char name[16];
 
 	snprintf(name, sizeof name, "%u", number);
-	if (read_file(each->store->clients, name, &client, sizeof client) == 0 && client.number == number)
-		each->found(each->arg, &client);
+	each->all &= read_file(each->store->clients, name, &client, sizeof client) == 0 && client.number == number &&
+		     each->found(each->arg, &client);
 }
 
-int gmm__store_each_client(struct gmm__store *store, void (*found)(void *arg, const struct gmm__store_client *client),
+int gmm__store_each_client(struct gmm__store *store, bool (*found)(void *arg, const struct gmm__store_client *client),
 			   void *arg)
 {
-	struct each_client each = { store, found, arg };
+	struct each_client each = { store, found, arg, true };
+	int rc = each_number(store->clients, found_client, &each);
 
-	return each_number(store->clients, found_client, &each);
+	return rc == 0 && !each.all ? -EIO : rc;
 }
 
 /* ---- domains ---------------------------------------------------------------------------------------------------- */

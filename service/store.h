@@ -1,7 +1,7 @@
 /* What the service keeps in its runtime directory, so that a restart finds it again, even one after SIGKILL:
  *
  *   pool/                        a private tmpfs, 0700
- *   pool/next                    the number of the next client
+ *   pool/next                    the number of the next client or domain
  *   pool/clients/NUMBER          token and user of a client that may hold pages
  *   pool/domains/NUMBER/domain   name and secret of a domain
  *   pool/domains/NUMBER/layout   chunk ids of its pool, 32 bits each, in the order of their places
@@ -33,7 +33,7 @@ struct gmm__store {
  * `owner`: who the service will run as. */
 int gmm__store_prepare(const char *runtime_dir, uint32_t owner);
 
-/* -EROFS: pool-ro is not read-only or not the same file system. */
+/* -EROFS: pool-ro is not read-only or not the same file system. -EWOULDBLOCK: another service has it open. */
 int gmm__store_open(const char *runtime_dir, struct gmm__store *ret_store);
 void gmm__store_close(struct gmm__store *store);
 
@@ -46,12 +46,13 @@ struct gmm__store_client {
 	char program[GMM__WIRE_NAME];
 };
 
-/* A number that no client ever had on this file system. */
+/* A number that no client or domain ever had on this file system. */
 int gmm__store_next_number(struct gmm__store *store, uint32_t *ret_number);
 int gmm__store_add_client(struct gmm__store *store, const struct gmm__store_client *client);
 void gmm__store_remove_client(struct gmm__store *store, uint32_t number);
-/* Calls found for each client. */
-int gmm__store_each_client(struct gmm__store *store, void (*found)(void *arg, const struct gmm__store_client *client),
+/* Calls found for each client. -EIO if one could not be read, or found returned false: without it nobody would know what
+ * that client still maps. */
+int gmm__store_each_client(struct gmm__store *store, bool (*found)(void *arg, const struct gmm__store_client *client),
 			   void *arg);
 
 /* ---- domains ---------------------------------------------------------------------------------------------------- */
