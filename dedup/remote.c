@@ -26,8 +26,12 @@ void gmm__remote_disconnect(struct gmm__remote *remote, const char *why)
 {
 	if (remote->socket < 0)
 		return;
-	gmm__log(remote->gmm, GMM_LOG_WARNING, "the connection to the sharing service at %s ended (%s): what is shared stays "
-		 "shared, nothing new is shared until it is back", remote->path, why);
+	/* One message for each change, not for each attempt. */
+	gmm__log(remote->gmm, remote->greeted ? GMM_LOG_WARNING : GMM_LOG_DEBUG,
+		 "the connection to the sharing service at %s ended (%s): what is shared stays shared, nothing new is shared "
+		 "until it is back", remote->path, why);
+	remote->missed |= remote->greeted;
+	remote->greeted = false;
 	gmm__sys_of(remote->gmm)->file_close(remote->socket);
 	remote->socket = -1;
 	remote->retry_ns = gmm__sys_of(remote->gmm)->clock_ns() + RETRY_NS;
@@ -179,6 +183,10 @@ static int connect_service(struct gmm__remote *remote)
 	int status = hello(remote);
 	if (status != GMM_OK && remote->socket >= 0)
 		gmm__remote_disconnect(remote, gmm_status_text(status));
+	remote->greeted = status == GMM_OK;
+	if (remote->greeted && remote->missed)
+		gmm__log(remote->gmm, GMM_LOG_INFO, "the sharing service at %s is back", remote->path);
+	remote->missed &= !remote->greeted;
 	return status;
 }
 

@@ -30,6 +30,8 @@ struct gmm__remote {
 	uint32_t client;               /* our number and token; 0: none yet */
 	uint8_t token[GMM__WIRE_TOKEN];
 	uint64_t retry_ns;             /* when to connect again */
+	bool greeted;                  /* the connection is one: HELLO was answered */
+	bool missed;                   /* its end was reported, its return was not */
 	bool offer_all;                /* the next pass offers unique pages again: the service does not know them */
 	bool offering_all;             /* this pass does */
 	bool lost;                     /* the service does not know our pool any more: unshare, then start anew */
