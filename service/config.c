@@ -100,6 +100,8 @@ static bool read_service(struct reading *r, const char *key, const char *value)
 		return read_bool(r, value, &c->userfaultfd);
 	if (strcmp(key, "metrics_ksm") == 0)
 		return read_bool(r, value, &c->metrics_ksm);
+	if (strcmp(key, "metrics_domains") == 0)
+		return read_bool(r, value, &c->metrics_domains);
 	return fail(r, "no such key in [service]", key);
 }
 

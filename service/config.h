@@ -16,6 +16,7 @@ struct gmm__config {
 	uint64_t max_pool_pages;      /* of a domain; 0: as the host has memory */
 	uint32_t pages_per_second;    /* that a client may have looked at; it waits beyond */
 	bool metrics_ksm;             /* also under the names that node_exporter gives KSM's figures */
+	bool metrics_domains;         /* figures of single domains and VMs over TCP, too */
 	struct gmm__domain_rules rules;
 };
 

@@ -8,6 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "service/pools.h"
 #include "service/session.h"
@@ -17,6 +21,7 @@ enum { CONNECTIONS_MAX = 16, TIMEOUT_S = 10 };
 struct gmm__metrics {
 	struct gmm__service *service;
 	struct MHD_Daemon *daemon;
+	char path[108]; /* of a Unix socket, which only its owner and group can open; else empty */
 };
 
 /* ---- text ------------------------------------------------------------------------------------------------------------ */
@@ -72,7 +77,7 @@ static uint64_t ram(const struct gmm__pooled *p)
 	return p->domain->pages;
 }
 
-static void domains(FILE *out, const struct gmm__service *service)
+static void domains(FILE *out, const struct gmm__service *service, bool by_domain)
 {
 	static const struct {
 		const char *name, *help;
@@ -87,12 +92,18 @@ static void domains(FILE *out, const struct gmm__service *service)
 	};
 
 	for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+		uint64_t sum = 0;
 		head(out, figures[i].name, "gauge", figures[i].help);
 		for (const struct gmm__pooled *p = service->pooled; p; p = p->next) {
+			sum += figures[i].value(p);
+			if (!by_domain)
+				continue;
 			fprintf(out, "%s{", figures[i].name);
 			label(out, "domain", p->domain->name);
 			fprintf(out, "} %lu\n", figures[i].value(p));
 		}
+		if (!by_domain)
+			fprintf(out, "%s %lu\n", figures[i].name, sum);
 	}
 }
 
@@ -156,7 +167,7 @@ static void counters(FILE *out, const struct gmm__service *service)
 	fprintf(out, "gmm_dedup_agent_cpu_seconds %.3f\n", (double)agent_ns / 1e9);
 }
 
-char *gmm__metrics_text(struct gmm__service *service)
+char *gmm__metrics_text(struct gmm__service *service, bool by_domain)
 {
 	char *text = NULL;
 	size_t size = 0;
@@ -165,8 +176,9 @@ char *gmm__metrics_text(struct gmm__service *service)
 	if (!out)
 		return NULL;
 	counters(out, service);
-	domains(out, service);
-	vm_states(out, service);
+	domains(out, service, by_domain);
+	if (by_domain)
+		vm_states(out, service);
 	if (service->config.metrics_ksm)
 		ksm(out, service);
 	if (fclose(out) == 0)
@@ -198,7 +210,9 @@ static enum MHD_Result answer(void *arg, struct MHD_Connection *connection, cons
 	(void)version, (void)upload, (void)upload_size, (void)state;
 	if (strcmp(method, "GET") != 0 || strcmp(url, "/metrics") != 0)
 		return reply(connection, MHD_HTTP_NOT_FOUND, not_found);
-	char *text = gmm__metrics_text(metrics->service);
+	/* Whoever is on this host can connect to a port. */
+	bool by_domain = metrics->path[0] || metrics->service->config.metrics_domains;
+	char *text = gmm__metrics_text(metrics->service, by_domain);
 	if (!text)
 		return MHD_NO;
 	enum MHD_Result result = reply(connection, MHD_HTTP_OK, text);
@@ -223,26 +237,62 @@ static int parse_address(const char *text, struct sockaddr_in *ret)
 	return inet_pton(AF_INET, host, &ret->sin_addr) == 1 ? 0 : -EINVAL;
 }
 
-int gmm__metrics_start(struct gmm__service *service, const char *address, struct gmm__metrics **ret_metrics, int *ret_fd)
+static int listen_at(const char *path)
+{
+	struct sockaddr_un where = { .sun_family = AF_UNIX };
+	struct stat st;
+
+	if (strlen(path) >= sizeof where.sun_path)
+		return -ENAMETOOLONG;
+	strcpy(where.sun_path, path);
+	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(path); /* of an earlier process */
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	mode_t mask = umask(0117);
+	int rc = fd >= 0 && bind(fd, (struct sockaddr *)&where, sizeof where) == 0 && listen(fd, CONNECTIONS_MAX) == 0 ?
+		 0 : -errno;
+	umask(mask);
+	if (rc != 0 && fd >= 0)
+		close(fd);
+	return rc == 0 ? fd : rc;
+}
+
+/* No thread of its own: the service's loop runs it. */
+static int start_daemon(struct gmm__metrics *metrics, const char *address)
 {
 	struct sockaddr_in where;
-	int rc = parse_address(address, &where);
-	struct gmm__metrics *metrics = rc == 0 ? calloc(1, sizeof *metrics) : NULL;
+	bool is_path = address[0] == '/';
+	int fd = is_path ? listen_at(address) : -1, rc = is_path ? fd : parse_address(address, &where);
 
-	if (!metrics)
-		return rc ? rc : -ENOMEM;
-	metrics->service = service;
-	/* No thread of its own: the service's loop runs it. */
-	metrics->daemon = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, metrics, MHD_OPTION_SOCK_ADDR, &where,
+	if (rc < 0)
+		return rc;
+	struct MHD_OptionItem where_option[] = {
+		is_path ? (struct MHD_OptionItem){ MHD_OPTION_LISTEN_SOCKET, fd, NULL } :
+			  (struct MHD_OptionItem){ MHD_OPTION_SOCK_ADDR, 0, &where },
+		{ MHD_OPTION_END, 0, NULL },
+	};
+	metrics->daemon = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, answer, metrics, MHD_OPTION_ARRAY, where_option,
 					   MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
 					   MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)TIMEOUT_S, MHD_OPTION_END);
-	const union MHD_DaemonInfo *info =
-		metrics->daemon ? MHD_get_daemon_info(metrics->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+	if (is_path)
+		strcpy(metrics->path, address);
+	return metrics->daemon ? 0 : -EADDRINUSE;
+}
+
+int gmm__metrics_start(struct gmm__service *service, const char *address, struct gmm__metrics **ret_metrics, int *ret_fd)
+{
+	struct gmm__metrics *metrics = calloc(1, sizeof *metrics);
+
+	if (!metrics)
+		return -ENOMEM;
+	metrics->service = service;
+	int rc = start_daemon(metrics, address);
+	const union MHD_DaemonInfo *info = rc == 0 ? MHD_get_daemon_info(metrics->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
 	if (!info) {
 		if (metrics->daemon)
 			MHD_stop_daemon(metrics->daemon);
 		free(metrics);
-		return -EADDRINUSE;
+		return rc ? rc : -EADDRINUSE;
 	}
 	*ret_fd = info->epoll_fd;
 	*ret_metrics = metrics;
@@ -257,5 +307,7 @@ void gmm__metrics_run(struct gmm__metrics *metrics)
 void gmm__metrics_stop(struct gmm__metrics *metrics)
 {
 	MHD_stop_daemon(metrics->daemon);
+	if (metrics->path[0])
+		unlink(metrics->path);
 	free(metrics);
 }

@@ -10,6 +10,6 @@ void gmm__metrics_run(struct gmm__metrics *metrics);
 void gmm__metrics_stop(struct gmm__metrics *metrics);
 
 /* The text of an answer, malloc'ed; NULL without memory. */
-char *gmm__metrics_text(struct gmm__service *service);
+char *gmm__metrics_text(struct gmm__service *service, bool by_domain);
 
 #endif

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib.sh"
 
 port=$((20000 + RANDOM % 20000))
-printf '[service]\nmetrics_ksm = yes\n[domain test]\nuser = root\n' >"$work/config"
+printf '[service]\nmetrics_ksm = yes\nmetrics_domains = yes\n[domain test]\nuser = root\n' >"$work/config"
 start_service --metrics "$port"
 start_guest a 1000
 start_guest b 1000

@@ -79,13 +79,14 @@ END_TEST
 
 START_TEST(values_are_read)
 {
-	ck_assert_int_eq(read_text("[service]\nsocket = /run/x\nsocket_mode = 660\nuserfaultfd = no\nmetrics_ksm = yes\n"
+	ck_assert_int_eq(read_text("[service]\nsocket = /run/x\nsocket_mode = 660\nuserfaultfd = no\nmetrics_ksm = yes\nmetrics_domains = yes\n"
 				   "[limits]\nclients = 3\nclients_per_user = 2\nvms = 9\ndomain_ram_pages = 100\n"
 				   "domain_pool_pages = 50\npages_per_second = 1000\n[agents]\ncpu_percent = 7\n"), 0);
 	ck_assert_str_eq(config.socket, "/run/x");
 	ck_assert_uint_eq(config.socket_mode, 0660);
 	ck_assert(!config.userfaultfd);
 	ck_assert(config.metrics_ksm);
+	ck_assert(config.metrics_domains);
 	ck_assert_uint_eq(config.max_clients, 3);
 	ck_assert_uint_eq(config.max_clients_of_user, 2);
 	ck_assert_uint_eq(config.max_vms, 9);

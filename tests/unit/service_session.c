@@ -287,6 +287,97 @@ START_TEST(domains_share_nothing)
 }
 END_TEST
 
+/* What b is told of its pages, in an order that is always the same. */
+static void ask_about_pages(uint8_t ret_answers[2 * 64])
+{
+	struct gmm__wire_finding f[64];
+	struct gmm__wire_verdict v[64];
+
+	ck_assert_int_eq(client_add_vm(&b, 0, "other"), GMM_OK);
+	client_add_slot(&b, 0, 0, 0, 64);
+	for (int round = 0; round < 2; round++) {
+		for (uint16_t i = 0; i < 64; i++) {
+			f[i] = client_finding(&b, i, page_bytes(i % 50u));
+			f[i].flags |= round ? GMM__WIRE_WRITTEN : 0;
+		}
+		ck_assert_uint_eq(client_offer(&b, 0, 0, 64, f, 64, v), 64);
+		for (int i = 0; i < 64; i++)
+			ret_answers[round * 64 + i] = (uint8_t)(v[i].kind << 4 | v[i].flags);
+		ck_assert(client_commit(&b, 0, 0, 64, GMM_PAGE_UNIQUE));
+	}
+}
+
+/* Nobody can guess by its own offers what is in another domain, not even if that has a page of the very fingerprint that
+ * was guessed. */
+START_TEST(answers_do_not_depend_on_other_domains)
+{
+	uint8_t alone[2 * 64], beside[2 * 64];
+	struct gmm__wire_finding f[64];
+	struct gmm__wire_verdict v[64];
+
+	world_prepare("");
+	world_open();
+	client_hello(&b);
+	ask_about_pages(alone);
+	client_close(&b);
+	gmm__service_tick(served.service);
+	client_hello(&a);
+	client_hello(&b);
+	ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
+	client_add_slot(&a, 0, 0, 0, 4096);
+	/* The secret of b's domain is another one each time; a gets to know it and offers as if in b's place. */
+	struct client spy = { 0 };
+	client_hello(&spy);
+	ck_assert_int_eq(client_add_vm(&spy, 0, "other"), GMM_OK);
+	for (uint16_t i = 0; i < 64; i++)
+		f[i] = client_finding(&spy, i, page_bytes(i % 50u));
+	ck_assert_uint_eq(client_offer(&a, 0, 0, 64, f, 64, v), 64);
+	ck_assert(client_commit(&a, 0, 0, 64, GMM_PAGE_UNIQUE));
+	ask_about_pages(beside);
+	ck_assert_mem_eq(alone, beside, sizeof alone);
+	client_close(&spy);
+	teardown();
+}
+END_TEST
+
+/* The limit counts whole chunks, of 512 pages. */
+START_TEST(a_full_pool_shares_no_more)
+{
+	enum { PAGES = GMM__CHUNK_PAGES + 8 };
+	static struct gmm__wire_finding f[PAGES];
+	static struct gmm__wire_verdict v[PAGES];
+	uint32_t promoted = 0;
+
+	world_prepare("[limits]\ndomain_pool_pages = 1023\n");
+	world_open();
+	client_hello(&a);
+	client_hello(&b);
+	ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
+	ck_assert_int_eq(client_add_vm(&b, 0, ""), GMM_OK);
+	client_add_slot(&a, 0, 0, 0, PAGES);
+	client_add_slot(&b, 0, 0, 0, PAGES);
+	for (uint16_t i = 0; i < PAGES; i++)
+		f[i] = client_finding(&a, i, page_bytes(i + 1u));
+	client_offer(&a, 0, 0, PAGES, f, PAGES, v);
+	ck_assert(client_commit(&a, 0, 0, PAGES, GMM_PAGE_UNIQUE));
+	client_offer(&b, 0, 0, PAGES, f, PAGES, v);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		ck_assert_uint_eq(v[i].kind, GMM__VERDICT_PROMOTE);
+		promoted += client_promote(&b, 0, 0, PAGES, i, page_bytes(i + 1)) != GMM__NIL;
+	}
+	ck_assert_uint_eq(promoted, GMM__CHUNK_PAGES);
+	ck_assert_uint_eq(served.service->pooled->domain->pool.used_pages, GMM__CHUNK_PAGES);
+	/* What is in the pool can be joined by as many as come. */
+	f[0].flags = GMM__WIRE_WRITTEN;
+	client_offer(&a, 0, 0, PAGES, f, 1, v);
+	ck_assert_uint_eq(v[0].kind, GMM__VERDICT_JOIN);
+	ck_assert(client_commit(&a, 0, 0, PAGES, GMM_PAGE_UNIQUE));
+	ck_assert(client_commit(&b, 0, 0, PAGES, GMM_PAGE_UNIQUE));
+	ck_assert_uint_eq(served.service->pooled->domain->pool.used_pages, 0);
+	teardown();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
@@ -294,6 +385,7 @@ int main(void)
 		a_broken_page_is_shared_again, fill_pages_get_an_extent, zero_pages_need_no_other,
 		a_nominated_page_is_settled_later, bytes_that_changed_are_not_promoted,
 		equal_pages_of_one_region_become_one, slots_and_vms_end, domains_share_nothing,
+		answers_do_not_depend_on_other_domains, a_full_pool_shares_no_more,
 	};
 
 	return service_world_main("service_session", tests, sizeof tests / sizeof *tests);
