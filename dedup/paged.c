@@ -6,25 +6,32 @@
 #include "dedup/mapped.h"
 #include "dedup/paged_lookup.h"
 
-int gmm_vm_share_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id *ret_shared)
+static int share(struct gmm_vm *vm, gmm__page_id page, gmm__page_id *ret_shared)
 {
-	gmm_page_id shared;
+	struct gmm__catalog *catalog = vm->domain->catalog;
+	struct gmm__private_chunk *chunk = NULL;
 
-	if (!ret_shared)
-		return GMM_ERR_INVALID_PARAMETER;
-	int status = gmm__paged_share(vm, page, &shared);
+	int status = gmm__paged_find_sharable(vm->paged, page, &chunk);
+	if (status == GMM_OK)
+		status = gmm__paged_promote(vm->paged, chunk, page, false, ret_shared);
 	if (status != GMM_OK)
 		return status;
-	/* Another thread may free it at once; the reference keeps its bytes until it is published. */
-	struct gmm__catalog *catalog = vm->domain->catalog;
-	if (gmm__pool_ref(catalog->pool, shared, 1) == 1) {
-		const uint8_t *bytes = gmm__pool_bytes(catalog->pool, shared);
-		gmm__catalog_publish(catalog, gmm__digest_sample(bytes, &catalog->secret).fingerprint, shared);
-		gmm__pool_drop(catalog->pool, shared, 1, GMM__DROP_REFERENCE);
-	}
-	gmm__catalog_reap(catalog);
-	*ret_shared = shared;
+	const uint8_t *bytes = gmm__pool_bytes(catalog->pool, *ret_shared);
+	gmm__catalog_publish(catalog, gmm__digest_sample(bytes, &catalog->secret).fingerprint, *ret_shared);
 	return GMM_OK;
+}
+
+int gmm_vm_share_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id *ret_shared)
+{
+	if (!ret_shared)
+		return GMM_ERR_INVALID_PARAMETER;
+	int status = gmm__paged_enter(vm);
+	if (status != GMM_OK)
+		return status;
+	status = gmm__paged_leave(vm, share(vm, page, ret_shared));
+	if (status == GMM_OK)
+		gmm__catalog_reap(vm->domain->catalog);
+	return status;
 }
 
 int gmm_vm_join_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id shared, bool *ret_joined)

@@ -148,7 +148,10 @@ struct gmm__equal gmm__paged_lookup(struct gmm_vm *vm, const struct gmm__backend
 	struct gmm__equal equal = { .fingerprint = gmm__digest_sample(bytes, &catalog->secret).fingerprint };
 	bool collides;
 
+	if (gmm__paged_enter(vm) != GMM_OK)
+		return equal;
 	equal.shared = gmm__paged_lookup_shared(catalog, bytes);
+	gmm__paged_leave(vm, GMM_OK);
 	if (equal.shared == GMM__NIL) {
 		equal.twin = twin_of(vm, backend, equal.fingerprint, self, bytes, &collides);
 		if (collides) {

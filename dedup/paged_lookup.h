@@ -23,8 +23,8 @@ struct gmm__equal {
 struct gmm__equal gmm__paged_lookup(struct gmm_vm *vm, const struct gmm__backend *backend, gmm__page_id self,
 				    const uint8_t *bytes);
 
-/* A shared page with these bytes, as far as the indexes know; NIL: none. No reference is held. With or without the VM's
- * lock. */
+/* A shared page with these bytes, as far as the indexes know; NIL: none. A reference is held for the compare, so this needs
+ * the lock of a paged VM, for which snapshots wait. */
 gmm__page_id gmm__paged_lookup_shared(struct gmm__catalog *catalog, const uint8_t *bytes);
 
 /* Makes the domain's indexes fit for the pages of its VMs. pages: private pages of this VM. With or without its lock. */

@@ -128,7 +128,6 @@ void gmm__paged_forget_mapping(struct gmm__paged *paged, gmm__chunk_id chunk);
 void gmm__paged_retire(struct gmm__paged *paged, struct gmm__private_chunk *chunk);
 
 /* The primitives under sharing; gmm/pages.h says what they do. dedup/paged.c adds the indexes. */
-int gmm__paged_share(struct gmm_vm *vm, gmm__page_id page, gmm__page_id *ret_shared);
 int gmm__paged_join(struct gmm_vm *vm, gmm__page_id page, gmm__page_id shared, bool *ret_joined);
 
 /* The same with the VM's lock, for a page that gmm__paged_find_sharable found. park: the VM may still read the private page.

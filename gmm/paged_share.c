@@ -61,19 +61,6 @@ int gmm__paged_promote(struct gmm__paged *paged, struct gmm__private_chunk *chun
 	return GMM_OK;
 }
 
-int gmm__paged_share(struct gmm_vm *vm, gmm__page_id page, gmm__page_id *ret_shared)
-{
-	struct gmm__private_chunk *chunk = NULL;
-	int status = gmm__paged_enter(vm);
-
-	if (status != GMM_OK)
-		return status;
-	status = gmm__paged_find_sharable(vm->paged, page, &chunk);
-	if (status == GMM_OK)
-		status = gmm__paged_promote(vm->paged, chunk, page, false, ret_shared);
-	return gmm__paged_leave(vm, status);
-}
-
 int gmm__paged_join_to(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page,
 		       gmm__page_id shared, bool park, bool *ret_joined)
 {
