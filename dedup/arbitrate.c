@@ -7,6 +7,7 @@
 #include "dedup/engine.h"
 #include "dedup/fork.h"
 #include "dedup/visit.h"
+#include "gmm/paged.h"
 
 /* A trigger of the kernel: so much stall in a window. Windows of 2 s may be watched without privilege. */
 enum { TRIGGER_STALL_US = 100000, TRIGGER_WINDOW_US = 2000000, CALM_STEPS = 10 };
@@ -33,6 +34,23 @@ static bool has_balloon(struct gmm_vm *vm, struct ballooned *ret)
 	return ret->fn != NULL;
 }
 
+/* False when the VM ends. */
+static bool look_at(struct gmm_vm *vm, struct gmm__arbiter_vm *ret)
+{
+	if (vm->paged) {
+		gmm__paged_balloon_look(vm, &ret->priority, &ret->pages, &ret->given);
+	} else {
+		if (!gmm__vm_claim(vm, false))
+			return false;
+		ret->pages = vm->stats.pages;
+		ret->given = vm->stats.state_pages[GMM_PAGE_BALLOONED];
+		gmm__vm_release(vm);
+	}
+	if (ret->maximum > ret->pages)
+		ret->maximum = ret->pages;
+	return true;
+}
+
 /* VMs with a balloon, each visited. Returns how many; fewer than there are when there is no memory. */
 static uint32_t collect(struct gmm *gmm, struct ballooned *vms, uint32_t room)
 {
@@ -41,17 +59,10 @@ static uint32_t collect(struct gmm *gmm, struct ballooned *vms, uint32_t room)
 	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
 		struct ballooned *b = &vms[n];
 		next = gmm__visit_begin(gmm, NULL, vm->number);
-		bool keep = n < room && has_balloon(vm, b) && gmm__vm_claim(vm, false);
-		if (!keep) {
+		if (n < room && has_balloon(vm, b) && look_at(vm, &b->arbiter))
+			n++;
+		else
 			gmm__visit_end(vm);
-			continue;
-		}
-		b->arbiter.pages = vm->stats.pages;
-		b->arbiter.given = vm->stats.state_pages[GMM_PAGE_BALLOONED];
-		if (b->arbiter.maximum > b->arbiter.pages)
-			b->arbiter.maximum = b->arbiter.pages;
-		gmm__vm_release(vm);
-		n++;
 	}
 	return n;
 }
@@ -66,6 +77,8 @@ static void tell(const struct ballooned *b, const struct gmm__arbiter_vm *now)
 	b->vm->balloon.last_given = now->last_given;
 	b->vm->balloon.idle_steps = now->idle_steps;
 	gmm__lock_give(&gmm->lock);
+	if (now->requested != b->before && b->vm->paged)
+		gmm__paged_balloon_ask(b->vm, now->requested);
 	if (now->requested != b->before)
 		b->fn(b->arg, b->vm, now->requested);
 	gmm__visit_end(b->vm);
@@ -88,10 +101,23 @@ static void set_engine(struct gmm__arbitration *a, enum gmm__arbiter_phase phase
 	gmm__lock_give(&gmm->lock);
 }
 
+/* What all VMs may use: as this arbitration was told, or a sixteenth less than the instance may give, where that was set: at
+ * the maximum itself allocations fail. 0: no limit. */
+static uint64_t most_pages(struct gmm__arbitration *a)
+{
+	struct gmm__admission *admission = &a->gmm->admission;
+
+	gmm__lock_take(&admission->lock);
+	uint64_t most = admission->limits.maximum_pages;
+	gmm__lock_give(&admission->lock);
+	most -= most / 16;
+	return most && (!a->max_pages || most < a->max_pages) ? most : a->max_pages;
+}
+
 static struct gmm__arbiter_input look(struct gmm__arbitration *a)
 {
 	const struct gmm__sys *sys = gmm__sys_of(a->gmm);
-	struct gmm__arbiter_input input = { .now_ms = sys->clock_ns() / 1000000 + 1, .max_pages = a->max_pages };
+	struct gmm__arbiter_input input = { .now_ms = sys->clock_ns() / 1000000 + 1, .max_pages = most_pages(a) };
 	struct gmm_stats stats;
 
 	for (uint32_t i = 0; i < a->sources; i++) {
@@ -99,7 +125,7 @@ static struct gmm__arbiter_input look(struct gmm__arbitration *a)
 		if (stall > input.stall_permille)
 			input.stall_permille = stall;
 	}
-	if (a->max_pages && gmm_instance_stats(a->gmm, &stats) == GMM_OK)
+	if (input.max_pages && gmm_instance_stats(a->gmm, &stats) == GMM_OK)
 		input.allocated_pages = stats.allocated_pages;
 	return input;
 }
@@ -145,7 +171,7 @@ void gmm__arbitration_step(struct gmm__arbitration *a)
 static bool wait_for_step(struct gmm__arbitration *a)
 {
 	const struct gmm__sys *sys = gmm__sys_of(a->gmm);
-	bool calm = a->arbiter.phase == GMM__CALM && a->arbiter.stall == 0 && !a->max_pages;
+	bool calm = a->arbiter.phase == GMM__CALM && a->arbiter.stall == 0 && most_pages(a) == 0;
 	bool woken = calm && a->triggers > 0 && a->triggers == a->sources;
 	/* Under pressure triggers are ready all the time: the interval decides. */
 	int ready = sys->wait_ready(a->ready, woken ? 1 + (int)a->triggers : 1, (int)a->interval_ms * (woken ? CALM_STEPS : 1));

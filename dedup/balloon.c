@@ -6,7 +6,7 @@
 #include "dedup/account.h"
 #include "dedup/balloon.h"
 #include "dedup/fork.h"
-#include "gmm/instance.h"
+#include "gmm/paged.h"
 
 /* Checks that the range lies in RAM slots and claims the VM. */
 static int begin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
@@ -161,6 +161,8 @@ int gmm_vm_set_balloon(struct gmm_vm *vm, uint64_t max_pages, gmm_balloon_fn *fn
 	vm->balloon.arg = arg;
 	vm->balloon.maximum = fn ? max_pages : 0;
 	gmm__lock_give(&vm->gmm->lock);
+	if (vm->paged)
+		gmm__paged_balloon_limit(vm, fn ? max_pages : 0);
 	return GMM_OK;
 }
 
@@ -173,7 +175,10 @@ int gmm_vm_balloon_stats(struct gmm_vm *vm, struct gmm_balloon_stats *ret_stats)
 	int status = gmm_vm_stats(vm, &stats);
 	if (status != GMM_OK)
 		return status;
-	uint64_t given = stats.state_pages[GMM_PAGE_BALLOONED];
+	uint64_t given = stats.state_pages[GMM_PAGE_BALLOONED], pages;
+	enum gmm_priority priority;
+	if (vm->paged)
+		gmm__paged_balloon_look(vm, &priority, &pages, &given);
 	gmm__lock_take(&vm->gmm->lock);
 	*ret_stats = (struct gmm_balloon_stats){ .requested_pages = vm->balloon.requested, .given_pages = given,
 						 .max_pages = vm->balloon.maximum };

@@ -282,13 +282,14 @@ static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
 
 void gmm_vm_options_init(struct gmm_vm_options *options)
 {
-	*options = (struct gmm_vm_options){ .struct_size = sizeof *options, .priority = GMM_PRIORITY_NORMAL };
+	*options = (struct gmm_vm_options){ .struct_size = sizeof *options, .priority = GMM_PRIORITY_NORMAL,
+					     .numa_node = -1 };
 }
 
 static bool vm_options_valid(const struct gmm_vm_options *options)
 {
 	return options->struct_size == sizeof *options && (unsigned)options->priority <= GMM_PRIORITY_HIGH &&
-	       (unsigned)options->kind <= GMM_VM_PAGED &&
+	       options->numa_node >= -1 && (unsigned)options->kind <= GMM_VM_PAGED &&
 	       (!options->name || strlen(options->name) <= GMM_NAME_MAX) &&
 	       (!options->domain || (strlen(options->domain) <= GMM_NAME_MAX && options->domain[0]));
 }
@@ -334,7 +335,7 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 	vm->priority = options->priority;
 	vm->max_mappings = options->max_mappings ? options->max_mappings : UINT64_MAX;
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
-	bool made = vm->slots && (options->kind == GMM_VM_MAPPED || gmm__paged_open(vm) == GMM_OK);
+	bool made = vm->slots && (options->kind == GMM_VM_MAPPED || gmm__paged_open(vm, options->numa_node) == GMM_OK);
 	gmm__lock_take(&gmm->lock);
 	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
 	bool room = gmm->n_vms < VM_MAX;
@@ -367,6 +368,8 @@ int gmm_vm_create(struct gmm *gmm, const struct gmm_vm_options *options, struct 
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
+	if (options && options->kind == GMM_VM_PAGED && options->numa_node >= (int)gmm->source.arena.nodes)
+		return GMM_ERR_INVALID_PARAMETER;
 	return create_vm(gmm, options ? options : &defaults, ret_vm);
 }
 

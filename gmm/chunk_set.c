@@ -54,13 +54,18 @@ void gmm__private_chunks_free(struct gmm__chunk_source *source, struct gmm__priv
 	}
 }
 
-void gmm__private_chunk_make_large(struct gmm__private_chunk *chunk, uint32_t vm)
+void gmm__private_chunk_fill(struct gmm__private_chunk *chunk, uint32_t vm, uint32_t pfn)
 {
 	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
 		gmm__record_set(&chunk->record[i], (struct gmm__private_record){
-			.pfn = GMM__PFN_UNSHAREABLE, .vm = vm & 0xffff, .state = GMM__PRIVATE_USED });
+			.pfn = pfn <= GMM__PFN_MAX ? pfn + i : pfn, .vm = vm & 0xffff, .state = GMM__PRIVATE_USED });
 	chunk->free = 0;
 	chunk->first_free = GMM__CHUNK_PAGES;
+}
+
+void gmm__private_chunk_make_large(struct gmm__private_chunk *chunk, uint32_t vm)
+{
+	gmm__private_chunk_fill(chunk, vm, GMM__PFN_UNSHAREABLE);
 	chunk->large = true;
 }
 

@@ -117,7 +117,9 @@ struct gmm__private_chunk *gmm__set_put(struct gmm__private_chunk *chunk, uint32
 
 /* Marks all pages of an unused chunk that is in no set as one large page. */
 void gmm__private_chunk_make_large(struct gmm__private_chunk *chunk, uint32_t vm);
-/* Undoes it when the page was freed as a whole: every page is free again. The chunk must be out of its set. */
+/* Marks all pages of an unused chunk that is in no set as used, at pfn and what follows when it is a guest page number. */
+void gmm__private_chunk_fill(struct gmm__private_chunk *chunk, uint32_t vm, uint32_t pfn);
+/* Undoes making it large when the page was freed as a whole: every page is free again. The chunk must be out of its set. */
 void gmm__private_chunk_clear(struct gmm__private_chunk *chunk);
 
 static inline uint8_t *gmm__private_bytes(const struct gmm__private_chunk *chunk, uint32_t index)

@@ -100,13 +100,14 @@ static void init_set(struct gmm__chunk_set *set, struct gmm__domain *domain, uin
 	gmm__lock_init(&set->lock, GMM__RANK_SET);
 }
 
-int gmm__paged_open(struct gmm_vm *vm)
+int gmm__paged_open(struct gmm_vm *vm, int node)
 {
 	struct gmm__paged *paged = gmm__mem_alloc(&vm->gmm->mem, sizeof *paged);
 
 	if (!paged)
 		return GMM_ERR_NO_MEMORY;
-	int node = gmm__sys_of(vm->gmm)->numa_node_here();
+	if (node < 0)
+		node = gmm__sys_of(vm->gmm)->numa_node_here();
 	paged->vm = vm;
 	paged->node = (uint32_t)node < vm->gmm->source.arena.nodes ? (uint32_t)node : 0;
 	paged->may_allocate = true;

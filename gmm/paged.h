@@ -48,7 +48,7 @@ struct gmm__requests {
 struct gmm__paged {
 	struct gmm_vm *vm;
 	uint32_t handle;                 /* 1 to 65535; fixed */
-	uint32_t node;                   /* NUMA node its memory is to be on: where it was created; fixed */
+	uint32_t node;                   /* NUMA node its memory is to be on; fixed */
 	struct gmm__lock lock;           /* guards what follows */
 	bool reserved;
 	bool may_allocate;
@@ -73,8 +73,9 @@ struct gmm__paged {
 	} look_aside[GMM__LOOK_ASIDE];   /* mapped chunks by their id modulo the number of entries */
 };
 
-/* The VM's part of gmm_vm_create and gmm_vm_destroy. GMM_OK, _NO_MEMORY, _LIMIT. open: before the VM can be found. */
-int gmm__paged_open(struct gmm_vm *vm);
+/* The VM's part of gmm_vm_create and gmm_vm_destroy. GMM_OK, _NO_MEMORY, _LIMIT. open: before the VM can be found; node -1:
+ * that of the calling thread. */
+int gmm__paged_open(struct gmm_vm *vm, int node);
 /* Gives it a handle and the domain its common sets. False: no memory, or no handle left. With gmm.lock. */
 bool gmm__paged_join_domain(struct gmm_vm *vm, struct gmm__domain *domain);
 /* The VM is out of the lists; nothing to do for a mapped one. With gmm.lock. */
@@ -149,6 +150,12 @@ void gmm__request_end(struct gmm__paged *paged, struct gmm__request *request);
 void gmm__requests_destroy(struct gmm__paged *paged);
 /* gmm_paged_set_options, checked. */
 int gmm__requests_set(struct gmm__paged *paged, const struct gmm_paged_options *options);
+
+/* For the arbitration: its priority, the pages it may use, and its balloon. */
+void gmm__paged_balloon_look(struct gmm_vm *vm, enum gmm_priority *ret_priority, uint64_t *ret_pages, uint64_t *ret_given);
+/* Its balloon may hold `maximum` pages; it should hold `target` now. */
+void gmm__paged_balloon_limit(struct gmm_vm *vm, uint64_t maximum);
+void gmm__paged_balloon_ask(struct gmm_vm *vm, uint64_t target);
 
 /* What the instance's statistics count of a paged VM: private pages as VOLATILE, references as SHARED. In a snapshot or
  * with its lock. */

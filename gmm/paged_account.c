@@ -169,6 +169,44 @@ static int reset(struct gmm__paged *paged, uint32_t *ret_changed)
 	return GMM_OK;
 }
 
+void gmm__paged_balloon_look(struct gmm_vm *vm, enum gmm_priority *ret_priority, uint64_t *ret_pages, uint64_t *ret_given)
+{
+	if (gmm__paged_enter_unreserved(vm) != GMM_OK)
+		return;
+	*ret_priority = vm->paged->priority;
+	*ret_pages = vm->paged->quota[GMM_ACCOUNT_BASE];
+	*ret_given = vm->paged->ballooned.total;
+	gmm__paged_leave(vm, GMM_OK);
+}
+
+void gmm__paged_balloon_limit(struct gmm_vm *vm, uint64_t maximum)
+{
+	if (gmm__paged_enter_unreserved(vm) != GMM_OK)
+		return;
+	vm->paged->balloon.maximum = maximum;
+	gmm__paged_leave(vm, GMM_OK);
+}
+
+void gmm__paged_balloon_ask(struct gmm_vm *vm, uint64_t target)
+{
+	if (gmm__paged_enter_unreserved(vm) != GMM_OK)
+		return;
+	struct gmm_page_balloon *balloon = &vm->paged->balloon;
+	uint64_t holds = vm->paged->ballooned.total;
+	balloon->requested = target > holds ? target - holds : 0;
+	balloon->given = 0;
+	balloon->to_deflate = holds > target ? holds - target : 0;
+	gmm__paged_leave(vm, GMM_OK);
+}
+
+/* Nothing is asked of a guest that was reset until the next step of the arbitration. */
+static void forget_request(struct gmm_vm *vm)
+{
+	gmm__lock_take(&vm->gmm->lock);
+	vm->balloon.requested = vm->balloon.last_given = vm->balloon.idle_steps = 0;
+	gmm__lock_give(&vm->gmm->lock);
+}
+
 static bool balloon_arguments_valid(enum gmm_balloon_action action, uint32_t count, const uint64_t *guest_addrs)
 {
 	if ((unsigned)action > GMM_BALLOON_RESET)
@@ -201,5 +239,8 @@ int gmm_vm_balloon_pages(struct gmm_vm *vm, enum gmm_balloon_action action, uint
 		status = reset(vm->paged, &changed);
 	if (status == GMM_OK && ret_changed)
 		*ret_changed = changed;
-	return gmm__paged_leave(vm, status);
+	status = gmm__paged_leave(vm, status);
+	if (status == GMM_OK && action == GMM_BALLOON_RESET)
+		forget_request(vm);
+	return status;
 }

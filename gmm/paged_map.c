@@ -84,7 +84,8 @@ int gmm_vm_map_chunk(struct gmm_vm *vm, gmm_chunk_id map_id, gmm_chunk_id unmap_
 
 /* ---- seeded chunks ------------------------------------------------------------------------------------------ */
 
-static int seed_chunk(struct gmm__paged *paged, uint8_t *addr, gmm_chunk_id *ret_chunk)
+/* A chunk of the embedder's memory, in no set yet. */
+static int new_seeded(struct gmm__paged *paged, uint8_t *addr, struct gmm__private_chunk **ret_chunk)
 {
 	struct gmm *gmm = paged->vm->gmm;
 
@@ -98,21 +99,79 @@ static int seed_chunk(struct gmm__paged *paged, uint8_t *addr, gmm_chunk_id *ret
 		gmm__paged_retire(paged, chunk);
 		return GMM_ERR_NO_MEMORY;
 	}
+	*ret_chunk = chunk;
+	return GMM_OK;
+}
+
+static int seed_chunk(struct gmm__paged *paged, uint8_t *addr, gmm_chunk_id *ret_chunk)
+{
+	struct gmm__private_chunk *chunk;
+	int status = new_seeded(paged, addr, &chunk);
+
+	if (status != GMM_OK)
+		return status;
 	gmm__set_insert(&paged->set, chunk);
 	*ret_chunk = chunk->id;
 	return GMM_OK;
 }
 
-int gmm_vm_seed_chunk(struct gmm_vm *vm, void *addr, gmm_chunk_id *ret_chunk)
+static int adopt_chunk(struct gmm__paged *paged, uint8_t *addr, uint32_t pfn, gmm_chunk_id *ret_chunk)
+{
+	struct gmm__private_chunk *chunk;
+	int status = gmm__paged_admit(paged, GMM_ACCOUNT_BASE, GMM__CHUNK_PAGES, 0);
+
+	if (status != GMM_OK)
+		return status;
+	status = gmm__tally_reserve(&paged->chunk_pages, &paged->vm->gmm->mem, 1) ? new_seeded(paged, addr, &chunk) :
+										     GMM_ERR_NO_MEMORY;
+	if (status != GMM_OK) {
+		gmm__paged_uncharge(paged, GMM__CHUNK_PAGES);
+		return status;
+	}
+	gmm__private_chunk_fill(chunk, paged->handle, pfn);
+	gmm__set_insert(&paged->set, chunk);
+	gmm__tally_add(&paged->chunk_pages, chunk->id, GMM__CHUNK_PAGES);
+	paged->used[GMM_ACCOUNT_BASE] += GMM__CHUNK_PAGES;
+	paged->counters.allocated += GMM__CHUNK_PAGES;
+	*ret_chunk = chunk->id;
+	return GMM_OK;
+}
+
+static int check_seed(const struct gmm_vm *vm, const void *addr, const gmm_chunk_id *ret_chunk)
 {
 	if (!vm || !addr || !ret_chunk || (uintptr_t)addr > UINTPTR_MAX - GMM__CHUNK_BYTES)
 		return GMM_ERR_INVALID_PARAMETER;
-	if ((uintptr_t)addr % GMM__CHUNK_BYTES)
-		return GMM_ERR_MISALIGNED;
+	return (uintptr_t)addr % GMM__CHUNK_BYTES ? GMM_ERR_MISALIGNED : GMM_OK;
+}
+
+int gmm_vm_seed_chunk(struct gmm_vm *vm, void *addr, gmm_chunk_id *ret_chunk)
+{
+	int status = check_seed(vm, addr, ret_chunk);
+
+	if (status != GMM_OK)
+		return status;
 	gmm__lock_take(&vm->gmm->ram_lock);
-	int status = gmm__paged_enter(vm);
+	status = gmm__paged_enter(vm);
 	if (status == GMM_OK)
 		status = gmm__paged_leave(vm, seed_chunk(vm->paged, addr, ret_chunk));
+	gmm__lock_give(&vm->gmm->ram_lock);
+	return status;
+}
+
+int gmm_vm_adopt_chunk(struct gmm_vm *vm, void *addr, uint64_t guest_addr, gmm_chunk_id *ret_chunk)
+{
+	int status = check_seed(vm, addr, ret_chunk);
+	uint32_t pfn, last;
+
+	if (status != GMM_OK)
+		return status;
+	if (!gmm__paged_pfn(guest_addr, &pfn) ||
+	    (pfn <= GMM__PFN_MAX && !gmm__paged_pfn(guest_addr + GMM__CHUNK_BYTES - GMM__PAGE_BYTES, &last)))
+		return GMM_ERR_INVALID_PARAMETER;
+	gmm__lock_take(&vm->gmm->ram_lock);
+	status = gmm__paged_enter(vm);
+	if (status == GMM_OK)
+		status = gmm__paged_leave(vm, adopt_chunk(vm->paged, addr, pfn, ret_chunk));
 	gmm__lock_give(&vm->gmm->ram_lock);
 	return status;
 }

@@ -38,7 +38,8 @@ int gmm_vm_balloon_reset(struct gmm_vm *vm);
  * library that holds nothing; may call the library, but must not destroy the VM, nor end the arbitration. */
 typedef void gmm_balloon_fn(void *arg, struct gmm_vm *vm, uint64_t pages);
 
-/* From now on the arbitration may ask for up to max_pages (at most the VM's RAM at that time) through fn. NULL, or 0 pages:
+/* From now on the arbitration may ask for up to max_pages (at most the VM's RAM at that time; of a paged VM, what it reserved of
+ * account BASE) through fn. A paged VM tells what it gave with gmm_vm_balloon_pages. NULL, or 0 pages:
  * no longer; what is ballooned stays. A call of the old fn may still be under way when this returns. */
 int gmm_vm_set_balloon(struct gmm_vm *vm, uint64_t max_pages, gmm_balloon_fn *fn, void *arg);
 

@@ -191,6 +191,8 @@ struct gmm_vm_options {
 	const char *domain;           /* trust domain: pages are shared inside it, never across; copied; NULL: "default" */
 	enum gmm_priority priority;   /* scanned sooner when higher. Default normal */
 	enum gmm_vm_kind kind;        /* Default mapped */
+	int numa_node;                /* that the memory of a paged VM is to be on; -1: the node of the thread that creates it.
+	                               * Mapped RAM keeps the policy that it has. Default -1 */
 	uint64_t max_mappings;        /* VMAs that sharing may add for this VM, the longest runs first; 0: no limit but that of
 	                               * the instance */
 };

@@ -160,6 +160,10 @@ int gmm_vm_map_chunk(struct gmm_vm *vm, gmm_chunk_id map, gmm_chunk_id unmap, vo
  * until the VM ends. Its bytes are lost. _MISALIGNED, _OVERLAP, _NO_MEMORY. */
 int gmm_vm_seed_chunk(struct gmm_vm *vm, void *addr, gmm_chunk_id *ret_chunk);
 
+/* The same with its bytes kept: 512 private pages of account BASE, in use at guest_addr and what follows (or GMM_GUEST_NIL). RAM
+ * that the VMM has already becomes that of a paged VM so. Errors as for allocation, and those of gmm_vm_seed_chunk. */
+int gmm_vm_adopt_chunk(struct gmm_vm *vm, void *addr, uint64_t guest_addr, gmm_chunk_id *ret_chunk);
+
 /* ---- sharing -------------------------------------------------------------------------------------------- */
 
 /* The following change what the VMM's table must say of a page, so they are called where the VMM knows that nothing

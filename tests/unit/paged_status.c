@@ -55,6 +55,25 @@ static gmm_page_id take(struct gmm_vm *of)
 	return page;
 }
 
+START_TEST(nodes)
+{
+	struct gmm_vm_options options;
+	struct gmm_vm *made;
+
+	setup();
+	gmm_vm_options_init(&options);
+	options.kind = GMM_VM_PAGED;
+	options.numa_node = 0;
+	OK(gmm_vm_create(gmm, &options, &made));
+	OK(gmm_vm_destroy(made, GMM_RAM_DISCARD));
+	options.numa_node = -2;
+	IS(gmm_vm_create(gmm, &options, &made), GMM_ERR_INVALID_PARAMETER);
+	options.numa_node = (int)gmm->source.arena.nodes;
+	IS(gmm_vm_create(gmm, &options, &made), GMM_ERR_INVALID_PARAMETER);
+	teardown();
+}
+END_TEST
+
 START_TEST(reservations)
 {
 	struct gmm_reservation r = { .pages = { 1, 1, 1 } };
@@ -217,7 +236,26 @@ START_TEST(chunks)
 	IS(gmm_vm_seed_chunk(vm, (uint8_t *)own + 4096, &seeded), GMM_ERR_MISALIGNED);
 	OK(gmm_vm_seed_chunk(vm, own, &seeded));
 	IS(gmm_vm_seed_chunk(other, own, &seeded), GMM_ERR_OVERLAP);
+	char *kept = aligned_alloc(GMM_CHUNK_SIZE, GMM_CHUNK_SIZE);
+	strcpy(kept + 5 * GMM_PAGE_SIZE, "kept");
+	IS(gmm_vm_adopt_chunk(vm, kept + 4096, 0, &seeded), GMM_ERR_MISALIGNED);
+	IS(gmm_vm_adopt_chunk(vm, own, 0, &seeded), GMM_ERR_OVERLAP);
+	IS(gmm_vm_adopt_chunk(vm, kept, 1, &seeded), GMM_ERR_INVALID_PARAMETER);
+	IS(gmm_vm_adopt_chunk(vm, kept, GMM_GUEST_MAX, &seeded), GMM_ERR_INVALID_PARAMETER);
+	OK(gmm_vm_adopt_chunk(other, kept, 0, &seeded));
+	OK(gmm_instance_validate(gmm));
+	char *more = aligned_alloc(GMM_CHUNK_SIZE, GMM_CHUNK_SIZE);
+	IS(gmm_vm_adopt_chunk(other, more, GMM_CHUNK_SIZE, &seeded), GMM_ERR_HIT_VM_ACCOUNT_LIMIT); /* 1000 reserved */
+	free(more);
+	OK(gmm_vm_map_chunk(other, seeded, 0, &addr));
+	ck_assert_ptr_eq(addr, kept);
+	gmm_page_id page = seeded * GMM_CHUNK_PAGES + 5, shared;
+	OK(gmm_vm_share_page(other, page, &shared));
+	OK(gmm_vm_map_chunk(other, gmm_page_chunk(shared), seeded, &addr)); /* one at a time still */
+	ck_assert_str_eq((char *)addr + gmm_page_index(shared) * (size_t)GMM_PAGE_SIZE, "kept");
 	teardown();
+	ck_assert_str_eq(kept + 5 * GMM_PAGE_SIZE, "kept");
+	free(kept);
 	free(own);
 }
 END_TEST
@@ -311,7 +349,7 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		reservations, pages, handy_pages, balloon, chunks, chunks_go_back, nth_call_fails,
+		nodes, reservations, pages, handy_pages, balloon, chunks, chunks_go_back, nth_call_fails,
 	};
 
 	return unit_main("paged_status", tests, sizeof tests / sizeof *tests);
