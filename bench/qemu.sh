@@ -172,15 +172,15 @@ measure() { # ENGINE FILE
 	cpu_before=$([ "$1" = ksm ] && cpu_ticks ksm || echo 0)
 	start=$(now_ms)
 	for i in $(seq "$guests"); do
-		vm_start "g$i"
+		vm_start "$1$i"
 	done
 	for i in $(seq "$guests"); do
-		vm_ready "g$i" 300 || exit 1
+		vm_ready "$1$i" 300 || exit 1
 	done
 	echo "boot_ms $(($(now_ms) - start))"
 	start=$(now_ms)
 	for i in $(seq "$guests"); do
-		vm_run "g$i" 1200 "python3 /load.py $rounds 24" >"$work/load$i" &
+		vm_run "$1$i" 600 "python3 /load.py $rounds 24" >"$work/load$i" &
 		loads+=($!)
 	done
 	for i in "${loads[@]}"; do
