@@ -71,7 +71,7 @@ static void test_threads_block(void)
 		CHECK((blocked | 1ull << 8 | 1ull << 18 | 3ull << 31) == ~0ull);
 	}
 	closedir(tasks);
-	CHECK(threads == 2);
+	CHECK(threads >= 2); /* and a watchdog */
 }
 
 static void *drop_for_ever(void *arg)
