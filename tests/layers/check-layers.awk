@@ -15,7 +15,7 @@ BEGIN {
 	# The service itself, and who speaks its protocol.
 	may["cmd/serve.c"] = "cmd/ service/"
 	may["cmd/admin.c"] = "cmd/ wire/"
-	may["tests/service"] = "tests/service/"
+	may["tests/service"] = "tests/service/ tests/support/"
 	may["bench"] = "bench/ cmd/"
 	# Measures each stage of the engine by itself, which the public interface cannot.
 	may["bench/stages.c"] = "bench/ cmd/ dedup/ gmm/"

@@ -77,6 +77,7 @@ good guest/a.c '#include "guest/b.h"\n#include "sharedmod/report_format.h"\nioct
 good bench/a.c '#include "bench/b.h"\n#include "cmd/trace.h"\n#include <gmm/gmm.h>\nmmap(0);\n'
 good bench/stages.c '#include "bench/b.h"\n#include "dedup/index.h"\n#include "gmm/slot.h"\n'
 good tests/api/a.c '#include "tests/support/guest.h"\n#include <gmm/gmm.h>\n'
+good tests/service/a.c '#include "tests/support/guest.h"\n'
 good tests/unit/a.c '#include "dedup/index.h"\n#include "tests/unit/support/fake.h"\n'
 good dedup/a.c '/* mmap(0)\n#include "cmd/x.h"\n*/ // ioctl(1)\nint x;\n'
 good dedup/a.c 'sys->mmap(0); sys.ioctl(1); gmm__sys_mmap(2);\n'
