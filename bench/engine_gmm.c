@@ -53,6 +53,7 @@ static void start(const struct bench_options *options, const struct bench_guests
 	gmm_options.max_mappings = options->max_mappings;
 	gmm_options.window_ms = options->window_ms;
 	gmm_options.cpu_percent = options->cpu_percent;
+	gmm_options.agent_threads = options->agent_threads;
 	gmm_options.repair = options->repairs ? GMM_REPAIR_PROMISED : GMM_REPAIR_NEVER;
 	gmm_options.huge_pages = options->huge_pages;
 	gmm_options.pass_interval_ms = options->pass_interval_ms;

@@ -18,6 +18,7 @@ enum {
 	OPTION_WINDOW,
 	OPTION_INTERVAL,
 	OPTION_CPU_PERCENT,
+	OPTION_AGENT_THREADS,
 	OPTION_REPAIR,
 	OPTION_KSM_PAGES,
 	OPTION_KSM_SLEEP,
@@ -36,6 +37,7 @@ static const struct argp_option common_options[] = {
 	{ "pass-interval-ms", OPTION_INTERVAL, "MS", 0, "Time between gmm's passes once settled", 0 },
 	{ "cpu-percent", OPTION_CPU_PERCENT, "N", 0,
 		"CPU time that gmm may use, in percent of one processor. Default 0: no limit", 0 },
+	{ "agent-threads", OPTION_AGENT_THREADS, "N", 0, "VMs that gmm works on at once. Default 0: one", 0 },
 	{ "repair", OPTION_REPAIR, NULL, 0, "Let gmm share pages again that were shared, then written", 0 },
 	{ "ksm-pages-to-scan", OPTION_KSM_PAGES, "N", 0, "KSM's batch. Default 20000", 0 },
 	{ "ksm-sleep-ms", OPTION_KSM_SLEEP, "MS", 0, "KSM's sleep between batches. Default 0", 0 },
@@ -121,6 +123,9 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_CPU_PERCENT:
 		options->cpu_percent = (uint32_t)gmm__bench_option_number(state, arg, 0, 1e4);
+		return 0;
+	case OPTION_AGENT_THREADS:
+		options->agent_threads = (uint32_t)gmm__bench_option_number(state, arg, 0, GMM_AGENT_THREADS_MAX);
 		return 0;
 	case OPTION_REPAIR:
 		options->repairs = true;

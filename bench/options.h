@@ -27,6 +27,7 @@ struct bench_options {
 	uint64_t max_mappings;     /* 0: no limit */
 	uint32_t window_ms;        /* of gmm */
 	uint32_t pass_interval_ms; /* of gmm */
+	uint32_t agent_threads;    /* of gmm; 0: one */
 	uint32_t cpu_percent;      /* of gmm: its share of one processor; 0: no limit */
 	bool huge_ram;             /* the VMs' RAM is of transparent huge pages */
 	enum gmm_huge_pages huge_pages; /* of gmm */

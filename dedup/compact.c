@@ -219,11 +219,12 @@ void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct 
 	gmm__mem_free(&gmm->mem, moves, sizeof *moves);
 }
 
-void gmm__tidy_engine(struct gmm__engine *engine)
+void gmm__tidy_engine(struct gmm__worker *worker)
 {
+	struct gmm__engine *engine = worker->engine;
 	struct gmm__shed shed = gmm__shed_shortest(engine->gmm, engine->backend);
 
-	gmm__tidy_idle(engine->gmm, engine->backend, &engine->waits);
+	gmm__tidy_idle(engine->gmm, engine->backend, &worker->waits);
 	if (shed.mappings == 0)
 		return;
 	engine->retry_budget = true; /* there is room for the runs that wait */

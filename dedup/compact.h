@@ -12,8 +12,8 @@
 void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits);
 
 /* A settled engine's job: the above, and giving back mappings that longer runs need (dedup/shed.h). */
-struct gmm__engine;
-void gmm__tidy_engine(struct gmm__engine *engine);
+struct gmm__worker;
+void gmm__tidy_engine(struct gmm__worker *worker);
 
 /* The same for all that there is to do: joins, then compaction, a set of moves at a time, each by `run`: gmm__errand_call,
  * or a test's own. Returns how many chunks went back, or -1 without memory. Not while holding any lock or claim. */

@@ -9,90 +9,102 @@ bool gmm__engine_must_leave(const struct gmm__engine *engine)
 	return engine->stopping || engine->pausing;
 }
 
-/* Hands the job to the merge thread and waits for it. Without threads (tests) it is done here. */
-void gmm__engine_run_job(struct gmm__engine *engine)
+uint64_t gmm__engine_cpu_ns(const struct gmm__engine *engine)
 {
-	if (!engine->merge_thread) {
-		engine->job.work(engine);
-		return;
-	}
-	gmm__lock_take(&engine->job_lock);
-	engine->job_ready = true;
-	pthread_cond_broadcast(&engine->job_changed);
-	while (engine->job_ready)
-		gmm__lock_wait(&engine->job_lock, &engine->job_changed);
-	gmm__lock_give(&engine->job_lock);
+	uint64_t ns = 0;
+
+	for (uint32_t i = 0; i < engine->workers; i++)
+		ns += engine->worker[i].cpu_ns[0] + engine->worker[i].cpu_ns[1];
+	return ns;
 }
 
-static void *merge_main(void *arg)
+void gmm__engine_count(const struct gmm__engine *engine, struct gmm__engine_counts *counts)
 {
-	struct gmm__engine *engine = arg;
-
-	gmm__lock_take(&engine->job_lock);
-	for (;;) {
-		while (!engine->job_ready && !engine->errands && !engine->merge_stopping)
-			gmm__lock_wait(&engine->job_lock, &engine->job_changed);
-		struct gmm__errand *errand = engine->errands;
-		if (!engine->job_ready && !errand)
-			break;
-		if (errand)
-			engine->errands = errand->next;
-		engine->working = true;
-		if (engine->watchdog_sleeps)
-			pthread_cond_signal(&engine->watchdog_changed);
-		gmm__lock_give(&engine->job_lock);
-		if (errand)
-			gmm__errand_run(engine, errand);
-		else
-			engine->job.work(engine);
-		engine->cpu_ns[1] = gmm__sys_of(engine->gmm)->thread_cpu_ns();
-		gmm__lock_take(&engine->job_lock);
-		engine->working = false;
-		if (errand)
-			errand->done = true;
-		else
-			engine->job_ready = false;
-		pthread_cond_broadcast(&engine->job_changed);
+	counts->passes += engine->passes;
+	counts->digested_pages += engine->digested_pages;
+	counts->cpu_ns += gmm__engine_cpu_ns(engine);
+	for (const struct gmm__worker *worker = engine->worker; worker < engine->worker + engine->workers; worker++) {
+		for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
+			counts->freezes[i] += worker->waits.freezes[i];
+		if (worker->waits.longest_ns > counts->longest_freeze_ns)
+			counts->longest_freeze_ns = worker->waits.longest_ns;
+		counts->late_freezes += worker->guard.late;
+		counts->thawed_freezes += worker->guard.thawed;
 	}
-	gmm__lock_give(&engine->job_lock);
-	return NULL;
 }
 
-/* Waits until the merge thread has work, or, while it has, for a time. With job_lock. */
+/* ---- the watchdog -------------------------------------------------------------------------------------------------- */
+
+void gmm__engine_watch(struct gmm__engine *engine)
+{
+	gmm__lock_take(&engine->watch_lock);
+	engine->working++;
+	if (engine->watchdog_sleeps)
+		pthread_cond_signal(&engine->watch_changed);
+	gmm__lock_give(&engine->watch_lock);
+}
+
+void gmm__engine_unwatch(struct gmm__engine *engine)
+{
+	gmm__lock_take(&engine->watch_lock);
+	engine->working--;
+	gmm__lock_give(&engine->watch_lock);
+}
+
+/* Waits until a merge thread has work, or, while one has, for a time. With watch_lock. */
 static void watchdog_wait(struct gmm__engine *engine, uint64_t ns)
 {
 	enum { NS_PER_S = 1000000000 };
 	uint64_t end = gmm__sys_of(engine->gmm)->clock_ns() + ns;
 	struct timespec t = { (time_t)(end / NS_PER_S), (long)(end % NS_PER_S) };
 
-	engine->watchdog_sleeps = !engine->working;
+	engine->watchdog_sleeps = engine->working == 0;
 	if (engine->working)
-		pthread_cond_timedwait(&engine->watchdog_changed, &engine->job_lock.mutex, &t);
+		pthread_cond_timedwait(&engine->watch_changed, &engine->watch_lock.mutex, &t);
 	else
-		gmm__lock_wait(&engine->job_lock, &engine->watchdog_changed);
+		gmm__lock_wait(&engine->watch_lock, &engine->watch_changed);
 	engine->watchdog_sleeps = false;
+}
+
+static void check_guard(struct gmm__worker *worker, uint64_t bound_ns)
+{
+	enum gmm__guard_found found =
+		gmm__guard_check(&worker->guard, gmm__sys_of(worker->gmm)->clock_ns(), bound_ns);
+
+	if (found != GMM__GUARD_IN_TIME)
+		gmm__log(worker->gmm, GMM_LOG_WARNING, "guest pages were frozen for more than %llu ms%s",
+			 (unsigned long long)(bound_ns / 1000000),
+			 found == GMM__GUARD_ENDED ? "; they were given back" : "");
 }
 
 static void *watchdog_main(void *arg)
 {
 	struct gmm__engine *engine = arg;
-	uint64_t bound_ns = gmm__guard_bound_ns(engine->waits.bound_ns);
+	uint64_t bound_ns = gmm__guard_bound_ns(engine->gmm->options.wait_bound_us * 1000ull);
 
-	gmm__lock_take(&engine->job_lock);
-	while (!engine->merge_stopping) {
+	gmm__lock_take(&engine->watch_lock);
+	while (!engine->watchdog_stopping) {
 		watchdog_wait(engine, bound_ns);
-		gmm__lock_give(&engine->job_lock);
-		enum gmm__guard_found found =
-			gmm__guard_check(&engine->guard, gmm__sys_of(engine->gmm)->clock_ns(), bound_ns);
-		if (found != GMM__GUARD_IN_TIME)
-			gmm__log(engine->gmm, GMM_LOG_WARNING, "guest pages were frozen for more than %llu ms%s",
-				 (unsigned long long)(bound_ns / 1000000),
-				 found == GMM__GUARD_ENDED ? "; they were given back" : "");
-		gmm__lock_take(&engine->job_lock);
+		gmm__lock_give(&engine->watch_lock);
+		for (uint32_t i = 0; i < engine->workers; i++)
+			check_guard(&engine->worker[i], bound_ns);
+		gmm__lock_take(&engine->watch_lock);
 	}
-	gmm__lock_give(&engine->job_lock);
+	gmm__lock_give(&engine->watch_lock);
 	return NULL;
 }
+
+static void stop_watchdog(struct gmm__engine *engine)
+{
+	gmm__lock_take(&engine->watch_lock);
+	engine->watchdog_stopping = true;
+	pthread_cond_signal(&engine->watch_changed);
+	gmm__lock_give(&engine->watch_lock);
+	if (engine->watchdog_thread)
+		gmm__sys_of(engine->gmm)->thread_join(engine->watchdog_thread);
+}
+
+/* ---- passes -------------------------------------------------------------------------------------------------------- */
 
 /* Debug builds recount everything now and then. */
 static void check_accounts(struct gmm__engine *engine)
@@ -115,9 +127,10 @@ static void check_accounts(struct gmm__engine *engine)
 #endif
 }
 
-static void *scan_main(void *arg)
+static void *lead_main(void *arg)
 {
-	struct gmm__engine *engine = arg;
+	struct gmm__worker *worker = arg;
+	struct gmm__engine *engine = worker->engine;
 
 	while (gmm__pace_await_pressure(engine)) {
 		gmm__engine_pass(engine);
@@ -127,91 +140,101 @@ static void *scan_main(void *arg)
 	return NULL;
 }
 
+static void *join_main(void *arg)
+{
+	gmm__engine_join_passes(arg);
+	return NULL;
+}
+
 /* ---- start and stop ------------------------------------------------------------------------------------------------ */
 
+/* Worker 0 last: it begins passes, which wait for all that were invited. */
 static int start_threads(struct gmm__engine *engine)
 {
-	const struct gmm__sys *sys = gmm__sys_of(engine->gmm);
+	int rc = gmm__sys_of(engine->gmm)->thread_start(&engine->watchdog_thread, "gmm-watchdog", false, watchdog_main,
+							engine);
 
-	int rc = sys->thread_start(&engine->merge_thread, "gmm-merge", false, merge_main, engine);
-	if (rc != 0) {
-		engine->merge_thread = 0;
-		return rc;
-	}
-	rc = sys->thread_start(&engine->watchdog_thread, "gmm-watchdog", false, watchdog_main, engine);
-	if (rc != 0) {
-		engine->watchdog_thread = 0;
-		return rc;
-	}
-	rc = sys->thread_start(&engine->scan_thread, "gmm-scan", true, scan_main, engine);
 	if (rc != 0)
-		engine->scan_thread = 0;
+		engine->watchdog_thread = 0;
+	for (uint32_t i = engine->workers; rc == 0 && i-- > 0;)
+		rc = gmm__worker_start(&engine->worker[i], i == 0 ? lead_main : join_main);
 	return rc;
 }
 
 static void stop_threads(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
-	const struct gmm__sys *sys = gmm__sys_of(gmm);
 
 	gmm__lock_take(&gmm->lock);
 	engine->stopping = true;
 	pthread_cond_broadcast(&gmm->changed);
+	pthread_cond_broadcast(&engine->pass_changed);
 	gmm__lock_give(&gmm->lock);
-	if (engine->scan_thread)
-		sys->thread_join(engine->scan_thread);
+	for (uint32_t i = 0; i < engine->workers; i++)
+		gmm__worker_join_scan(&engine->worker[i]);
 	gmm__lock_take(&gmm->lock);
 	while (engine->callers) /* the merge thread still serves them */
 		gmm__lock_wait(&gmm->lock, &gmm->changed);
 	gmm__lock_give(&gmm->lock);
-	gmm__lock_take(&engine->job_lock);
-	engine->merge_stopping = true;
-	pthread_cond_broadcast(&engine->job_changed);
-	pthread_cond_signal(&engine->watchdog_changed);
-	gmm__lock_give(&engine->job_lock);
-	if (engine->merge_thread)
-		sys->thread_join(engine->merge_thread);
-	if (engine->watchdog_thread)
-		sys->thread_join(engine->watchdog_thread);
+	for (uint32_t i = 0; i < engine->workers; i++)
+		gmm__worker_stop_merge(&engine->worker[i]);
+	stop_watchdog(engine);
 }
 
-static void free_engine(struct gmm__engine *engine)
+void gmm__engine_destroy(struct gmm__engine *engine)
 {
-	pthread_cond_destroy(&engine->job_changed);
-	pthread_cond_destroy(&engine->watchdog_changed);
-	gmm__guard_destroy(&engine->guard);
-	gmm__lock_destroy(&engine->job_lock);
-	gmm__mem_free(&engine->gmm->mem, engine, sizeof *engine);
+	for (uint32_t i = 0; i < engine->workers; i++)
+		gmm__worker_destroy(&engine->worker[i]);
+	pthread_cond_destroy(&engine->pass_changed);
+	pthread_cond_destroy(&engine->watch_changed);
+	gmm__lock_destroy(&engine->watch_lock);
+	gmm__lock_destroy(&engine->budget_lock);
 }
 
-static void init_watchdog_changed(struct gmm__engine *engine)
+static void init_watch_changed(struct gmm__engine *engine)
 {
 	pthread_condattr_t monotonic;
 
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&engine->watchdog_changed, &monotonic);
+	pthread_cond_init(&engine->watch_changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 }
 
-int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
+void gmm__engine_init(struct gmm__engine *engine, struct gmm *gmm, const struct gmm__backend *backend, uint32_t workers)
 {
-	struct gmm__engine *engine = gmm__mem_alloc(&gmm->mem, sizeof *engine);
-
-	if (!engine)
-		return GMM_ERR_NO_MEMORY;
 	engine->gmm = gmm;
 	engine->backend = backend;
 	engine->min_run = 1;
 	engine->cover_interval = 1;
 	engine->cpu_percent = gmm->options.cpu_percent;
-	engine->waits = (struct gmm__waits){ .bound_ns = gmm->options.wait_bound_us * 1000ull, .pages = GMM__FREEZE_PAGES / 2 };
-	engine->waits.guard = &engine->guard;
 	engine->retry_budget = true;
-	gmm__guard_init(&engine->guard);
-	pthread_cond_init(&engine->job_changed, NULL);
-	init_watchdog_changed(engine);
-	gmm__lock_init(&engine->job_lock, GMM__RANK_LEAF);
+	engine->workers = workers;
+	pthread_cond_init(&engine->pass_changed, NULL);
+	init_watch_changed(engine);
+	gmm__lock_init(&engine->watch_lock, GMM__RANK_LEAF);
+	gmm__lock_init(&engine->budget_lock, GMM__RANK_LEAF);
+	for (uint32_t i = 0; i < workers; i++)
+		gmm__worker_init(&engine->worker[i], engine, i);
+}
+
+static void free_engine(struct gmm__engine *engine)
+{
+	size_t bytes = gmm__engine_bytes(engine->workers);
+
+	gmm__engine_destroy(engine);
+	gmm__mem_free(&engine->gmm->mem, engine, bytes);
+}
+
+int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend)
+{
+	/* The session with a service is one thread's. */
+	uint32_t workers = gmm->options.agent_threads && !gmm->remote ? gmm->options.agent_threads : 1;
+	struct gmm__engine *engine = gmm__mem_alloc(&gmm->mem, gmm__engine_bytes(workers));
+
+	if (!engine)
+		return GMM_ERR_NO_MEMORY;
+	gmm__engine_init(engine, gmm, backend, workers);
 	if (start_threads(engine) != 0) {
 		stop_threads(engine);
 		free_engine(engine);
@@ -233,15 +256,7 @@ void gmm__engine_stop(struct gmm *gmm)
 		return;
 	stop_threads(engine);
 	gmm__lock_take(&gmm->lock);
-	gmm->ended.passes += engine->passes;
-	gmm->ended.cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
-	gmm->ended.digested_pages += engine->digested_pages;
-	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
-		gmm->ended.freezes[i] += engine->waits.freezes[i];
-	gmm->ended.late_freezes += engine->guard.late;
-	gmm->ended.thawed_freezes += engine->guard.thawed;
-	if (engine->waits.longest_ns > gmm->ended.longest_freeze_ns)
-		gmm->ended.longest_freeze_ns = engine->waits.longest_ns;
+	gmm__engine_count(engine, &gmm->ended);
 	pthread_cond_broadcast(&gmm->changed);
 	gmm__lock_give(&gmm->lock);
 	free_engine(engine);

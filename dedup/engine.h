@@ -1,12 +1,10 @@
-/* The engine: puts the stages in order.
+/* The engine: puts the stages in order, with one worker or several (dedup/worker.h).
  *
- *   scan thread (SCHED_IDLE)    scan → digest, a region at a time; holds no lock and no claim; then waits for
- *   merge thread (normal)       index → account → plan → merge (freeze → verify → share → thaw → account)
+ * A pass goes over all VMs. The scan thread of worker 0 leads it: it plans the pass, lets the other workers join, works
+ * like them, waits for them and concludes. Each takes one VM after the other from the list, so that a VM has one worker
+ * at a time. Errands, and all that asks a sharing service, are worker 0's.
  *
- * A thread of low priority that held frozen pages, a claim or a lock would make guests wait on a busy host. Both
- * threads block all signals: they must never take one meant for the VMM.
- *
- * dedup/pass.c is the scan thread's part, dedup/process.c the merge thread's, and dedup/pace.c says how much effort a pass
+ * dedup/pass.c is the scan threads' part, dedup/process.c the merge threads', and dedup/pace.c says how much effort a pass
  * makes and when the next one begins.
  *
  * A VM that the engine visits is not freed: whoever destroys it, or removes a slot, waits for the visit to end, which
@@ -18,28 +16,11 @@
 #include "dedup/budget.h"
 #include "dedup/effort.h"
 #include "dedup/huge.h"
-#include "dedup/merge.h"
-#include "dedup/paged_scan.h"
-#include "dedup/scan.h"
-
-struct gmm__engine;
-
-/* What the scan thread hands to the merge thread. */
-struct gmm__job {
-	void (*work)(struct gmm__engine *engine); /* what is to be done with it */
-	struct gmm_vm *vm;                        /* of gmm__remote_visit */
-	struct gmm__region region;
-	struct gmm__scan_options options;         /* of the visit */
-	struct gmm__finding finding[GMM__REGION_PAGES];
-};
-
-struct gmm__errand;
+#include "dedup/worker.h"
 
 struct gmm__engine {
 	struct gmm *gmm;
 	const struct gmm__backend *backend;
-	uintptr_t scan_thread;
-	uintptr_t merge_thread;
 
 	/* Guarded by gmm.lock, signalled by gmm.changed. */
 	_Atomic bool stopping;
@@ -47,33 +28,37 @@ struct gmm__engine {
 	uint32_t callers;          /* threads that are about to hand over an errand, or wait for one */
 	bool disturbed;            /* new RAM came during this pass */
 	bool hurry;                /* the next pass need not wait for more than the window */
-	bool resting;              /* the scan thread is between passes */
+	bool resting;              /* no worker is in a pass */
 	bool settled;
 	uint64_t passes;
 	uint64_t settled_whole;    /* the last pass that visited all regions and found the engine settled */
 	_Atomic uint64_t awaited;  /* the pass that somebody who waits for that needs; 0: none. Read without the lock */
 	uint64_t digested_pages;
-	_Atomic uint64_t cpu_ns[2]; /* of the scan and the merge thread */
-	_Atomic uint32_t cpu_percent; /* limit in force */
-	struct gmm__waits waits;
-	struct gmm__guard guard;
+	_Atomic uint32_t cpu_percent; /* limit in force, for all threads together */
+
+	/* The pass under way; guarded by gmm.lock, signalled by pass_changed. */
+	pthread_cond_t pass_changed;
+	uint64_t begun;            /* passes that workers may join */
+	uint32_t invited;          /* workers from number 1 on that are to join this one */
+	uint32_t scanning;         /* of these, not done yet */
+
+	/* The watchdog looks at the guards of all workers. A lock of its own (a leaf) that no thread of idle priority takes. */
+	struct gmm__lock watch_lock;
+	pthread_cond_t watch_changed; /* wakes the watchdog, which sleeps while no merge thread has work */
 	uintptr_t watchdog_thread;
-
-	/* The job's handover. A mutex of its own (a leaf): the scan thread, at idle priority, may be stopped while it has it. */
-	struct gmm__lock job_lock;
-	pthread_cond_t job_changed;
-	bool job_ready;                 /* the merge thread has work */
-	pthread_cond_t watchdog_changed; /* wakes the watchdog, which sleeps while the merge thread has no work */
+	uint32_t working;          /* merge threads at a job or an errand */
 	bool watchdog_sleeps;
-	bool working;                   /* the merge thread is at a job or an errand */
-	struct gmm__errand *errands;    /* and this too; see dedup/errand.h */
-	bool merge_stopping;
+	bool watchdog_stopping;
 
-	/* The scan thread's, and the merge thread's while a job is ready. */
+	/* A leaf: only scan threads take it. */
+	struct gmm__lock budget_lock;
+	struct gmm__budget budget;
+	struct gmm__budget page_budget; /* of pages a second */
+
+	/* Worker 0's scan thread's, and its merge thread's while a job is ready; constant while workers are in a pass. */
 	bool told_settled;              /* the embedder knows */
 	bool full;                      /* this pass visits all regions */
-	struct gmm__job job;
-	struct gmm__progress progress;  /* of this pass */
+	struct gmm__progress progress;  /* of the last pass, all workers' */
 	uint32_t min_run;               /* shortest run merged in this pass in any VM */
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
@@ -82,28 +67,44 @@ struct gmm__engine {
 	uint64_t lately_merged;
 	uint64_t lately_broken;
 	struct gmm__huge_pace huge;
-	struct gmm__budget budget;
-	struct gmm__budget page_budget; /* of pages a second */
 	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
-	struct gmm__verdict verdict[GMM__REGION_PAGES];
-	struct gmm__run run[GMM__REGION_PAGES];
-	struct gmm__nominations nominations;
-	struct gmm__paged_batch paged; /* of the paged VM that the pass is at */
+
+	uint32_t workers;
+	struct gmm__worker worker[];
 };
+
+static inline size_t gmm__engine_bytes(uint32_t workers)
+{
+	return sizeof(struct gmm__engine) + workers * sizeof(struct gmm__worker);
+}
+
+/* Fills zeroed memory of that size with the defaults, for workers without threads. */
+void gmm__engine_init(struct gmm__engine *engine, struct gmm *gmm, const struct gmm__backend *backend, uint32_t workers);
+void gmm__engine_destroy(struct gmm__engine *engine);
 
 /* Starts the threads. 0 or a gmm_status. backend: gmm__backend_mapped() but in tests. */
 int gmm__engine_start(struct gmm *gmm, const struct gmm__backend *backend);
 void gmm__engine_stop(struct gmm *gmm);
 
-/* The scan thread has to leave what it does, at the next page it likes. */
+/* Scan threads have to leave what they do, at the next page they like. */
 bool gmm__engine_must_leave(const struct gmm__engine *engine);
 
-/* Hands engine->job to the merge thread and waits until it is done. Without threads (tests) it is done here. */
-void gmm__engine_run_job(struct gmm__engine *engine);
+/* Around the work of a merge thread: the watchdog looks meanwhile. */
+void gmm__engine_watch(struct gmm__engine *engine);
+void gmm__engine_unwatch(struct gmm__engine *engine);
 
-/* One pass over all VMs by the calling thread (dedup/pass.c). With the engine's threads not running (tests) it merges,
- * too. */
+/* CPU time of all workers. */
+uint64_t gmm__engine_cpu_ns(const struct gmm__engine *engine);
+
+/* Adds what the engine and its workers have counted. With gmm.lock. */
+void gmm__engine_count(const struct gmm__engine *engine, struct gmm__engine_counts *counts);
+
+/* One pass over all VMs by the calling thread, and by the other workers where they have threads (dedup/pass.c). With the
+ * engine's threads not running (tests) it merges, too. */
 void gmm__engine_pass(struct gmm__engine *engine);
+
+/* The part of a worker other than the first: joins passes until the engine stops. */
+void gmm__engine_join_passes(struct gmm__worker *worker);
 
 /* The slot at or after gfn `from`; looked up anew each time, since slots come and go. While the engine visits the VM it is
  * not freed. */

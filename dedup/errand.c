@@ -3,38 +3,39 @@
 
 #include <signal.h>
 
-void gmm__errand_run(struct gmm__engine *engine, struct gmm__errand *errand)
+void gmm__errand_run(struct gmm__worker *worker, struct gmm__errand *errand)
 {
 	struct gmm__progress progress = { 0 }; /* the pass under way has its own */
-	struct gmm__merge merge = { .gmm = engine->gmm, .engine = engine, .backend = engine->backend, .hinted = true,
-				    .progress = &progress, .waits = &engine->waits };
+	struct gmm__merge merge = { .gmm = worker->gmm, .worker = worker, .backend = worker->backend, .hinted = true,
+				    .progress = &progress, .waits = &worker->waits };
 
 	errand->run(errand->arg, &merge);
-	engine->backend->flush(engine->gmm);
+	worker->backend->flush(worker->gmm);
 }
 
 /* Gives it to the merge thread and waits. */
-static void hand_over(struct gmm__engine *engine, struct gmm__errand *errand)
+static void hand_over(struct gmm__worker *worker, struct gmm__errand *errand)
 {
-	gmm__lock_take(&engine->job_lock);
-	struct gmm__errand **link = &engine->errands;
+	gmm__lock_take(&worker->job_lock);
+	struct gmm__errand **link = &worker->errands;
 	while (*link)
 		link = &(*link)->next;
 	*link = errand;
-	pthread_cond_broadcast(&engine->job_changed);
+	pthread_cond_broadcast(&worker->job_changed);
 	while (!errand->done)
-		gmm__lock_wait(&engine->job_lock, &engine->job_changed);
-	gmm__lock_give(&engine->job_lock);
+		gmm__lock_wait(&worker->job_lock, &worker->job_changed);
+	gmm__lock_give(&worker->job_lock);
 }
 
 void gmm__errand_do(struct gmm__engine *engine, gmm__errand_fn *run, void *arg)
 {
 	struct gmm__errand errand = { .run = run, .arg = arg };
+	struct gmm__worker *worker = &engine->worker[0];
 
-	if (engine->merge_thread)
-		hand_over(engine, &errand);
+	if (worker->merge_thread)
+		hand_over(worker, &errand);
 	else
-		gmm__errand_run(engine, &errand);
+		gmm__errand_run(worker, &errand);
 }
 
 /* What an engine counts while it runs. */
@@ -77,7 +78,7 @@ void gmm__errand_call(struct gmm *gmm, gmm__errand_fn *run, void *arg)
 		run_here(gmm, run, arg);
 		return;
 	}
-	hand_over(engine, &errand);
+	hand_over(&engine->worker[0], &errand);
 	gmm__lock_take(&gmm->lock);
 	engine->callers--;
 	pthread_cond_broadcast(&gmm->changed);

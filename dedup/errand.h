@@ -1,5 +1,5 @@
 /* Errands: merges that are not found by scanning, such as those of guest modules. They are carried out by the merge
- * thread between two regions, so that they never meet a region half done; while the engine does not run, by the caller.
+ * thread of worker 0 between two of its regions; while the engine does not run, by the caller.
  */
 #ifndef DEDUP_ERRAND_H
 #define DEDUP_ERRAND_H
@@ -13,7 +13,7 @@ struct gmm__errand {
 	struct gmm__errand *next;
 	gmm__errand_fn *run;
 	void *arg;
-	bool done;                /* guarded by the engine's job_lock */
+	bool done;                /* guarded by the worker's job_lock */
 };
 
 /* For the engine's own threads; without a merge thread (tests) it is done here. Returns when it is done. */
@@ -23,7 +23,7 @@ void gmm__errand_do(struct gmm__engine *engine, gmm__errand_fn *run, void *arg);
  * a handler must not touch a page that this thread has frozen. Holding no lock and no claim. */
 void gmm__errand_call(struct gmm *gmm, gmm__errand_fn *run, void *arg);
 
-/* The merge thread's: carries out an errand it took from the engine's list. */
-void gmm__errand_run(struct gmm__engine *engine, struct gmm__errand *errand);
+/* The merge thread's: carries out an errand it took from its list. */
+void gmm__errand_run(struct gmm__worker *worker, struct gmm__errand *errand);
 
 #endif

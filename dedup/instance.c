@@ -151,7 +151,7 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 
 	gmm_options_init(&defaults);
 	if (!ret_gmm || (options && (options->struct_size != sizeof *options || options->wait_bound_us < 20 ||
-				     options->wait_bound_us > 100000 ||
+				     options->wait_bound_us > 100000 || options->agent_threads > GMM_AGENT_THREADS_MAX ||
 				     (unsigned)options->huge_pages > GMM_HUGE_NEVER ||
 				     (unsigned)options->repair > GMM_REPAIR_ASK ||
 				     (options->repair == GMM_REPAIR_ASK && !options->may_repair))))
@@ -273,6 +273,8 @@ static struct gmm__domain *unlink_vm(struct gmm_vm *vm)
 	*(vm->previous ? &vm->previous->next : &gmm->vms) = vm->next;
 	if (vm->next)
 		vm->next->previous = vm->previous;
+	if (gmm->next_vm == vm)
+		gmm->next_vm = vm->next;
 	gmm->n_vms--;
 	gmm__paged_leave_domain(vm);
 	return drop_domain(gmm, domain);
@@ -494,25 +496,19 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 	stats->profit_bytes = (int64_t)((stats->saved_pages + stats->total.state_pages[GMM_PAGE_ZERO]) * GMM_PAGE_SIZE) -
 			      (int64_t)(stats->metadata_bytes + stats->kernel_overhead_bytes);
 	stats->total.profit_bytes = stats->profit_bytes;
-	stats->passes = gmm->ended.passes;
-	stats->cpu_ns = gmm->ended.cpu_ns;
-	stats->digested_pages = gmm->ended.digested_pages;
-	memcpy(stats->freezes, gmm->ended.freezes, sizeof stats->freezes);
-	stats->longest_freeze_ns = gmm->ended.longest_freeze_ns;
-	stats->late_freezes = gmm->ended.late_freezes;
-	stats->thawed_freezes = gmm->ended.thawed_freezes;
 	const struct gmm__engine *engine = gmm->engine;
+	struct gmm__engine_counts counts = gmm->ended;
+	if (engine)
+		gmm__engine_count(engine, &counts);
+	stats->passes = counts.passes;
+	stats->cpu_ns = counts.cpu_ns;
+	stats->digested_pages = counts.digested_pages;
+	memcpy(stats->freezes, counts.freezes, sizeof stats->freezes);
+	stats->longest_freeze_ns = counts.longest_freeze_ns;
+	stats->late_freezes = counts.late_freezes;
+	stats->thawed_freezes = counts.thawed_freezes;
 	if (!engine)
 		return;
-	for (int i = 0; i < GMM_WAIT_BUCKETS; i++)
-		stats->freezes[i] += engine->waits.freezes[i];
-	if (engine->waits.longest_ns > stats->longest_freeze_ns)
-		stats->longest_freeze_ns = engine->waits.longest_ns;
-	stats->late_freezes += engine->guard.late;
-	stats->thawed_freezes += engine->guard.thawed;
-	stats->passes += engine->passes;
-	stats->cpu_ns += engine->cpu_ns[0] + engine->cpu_ns[1];
-	stats->digested_pages += engine->digested_pages;
 	stats->running = !engine->pausing;
 	stats->settled = engine->settled;
 	stats->settle_estimate_ms = gmm__settle_estimate_ms(engine, stats);

@@ -8,6 +8,7 @@
 #include <urcu/urcu-bp.h>
 
 #include "dedup/verify.h"
+#include "dedup/worker.h"
 
 /* Pages of one run in a piece. */
 struct part {
@@ -142,8 +143,10 @@ static bool is_ready(struct piece *p, const struct gmm__run *run, uint32_t page)
 
 static void reserve_fresh(const struct piece *p, struct part *part)
 {
+	const struct gmm__worker *worker = p->merge->worker;
+
 	part->fresh = true;
-	part->count = gmm__pool_reserve(p->merge->catalog->pool, part->count, &part->page);
+	part->count = gmm__pool_reserve_at(p->merge->catalog->pool, worker ? worker->number : 0, part->count, &part->page);
 }
 
 /* The extent of the word, or new pages that become its extent. */
@@ -485,7 +488,7 @@ static bool add_part(struct piece *p, struct cursor *c)
 	for (uint32_t i = part->at; i < part->at + part->count; i++)
 		p->filled[i] = p->equal[i] = false;
 	uint64_t mappings = mappings_of(p, part);
-	if (mappings > 0 && !gmm__vm_has_room(p->slot->vm, p->mappings + mappings)) {
+	if (mappings > 0 && !gmm__vm_promise(p->slot->vm, p->mappings, mappings)) {
 		give_back_all(p, part);
 		if (p->parts == 0)
 			c->page += refuse(p, part, part->count, GMM_PAGE_BUDGET);
@@ -526,10 +529,11 @@ static bool merge_piece(struct piece *p)
 {
 	int rc = replace(p);
 
-	if (rc == 0) {
+	if (rc == 0)
 		account(p);
+	p->merge->gmm->promised -= p->mappings; /* those that came are counted now */
+	if (rc == 0)
 		return true;
-	}
 	for (uint32_t k = 0; k < p->parts; k++)
 		give_back_all(p, &p->part[k]);
 	/* Of several parts it is not known which one is not ours any more: the next look at them tells. */

@@ -26,7 +26,7 @@ struct gmm__waits {
 /* Counts a freeze and learns from it. */
 void gmm__waits_add(struct gmm__waits *waits, uint32_t pages, uint64_t ns);
 
-struct gmm__engine;
+struct gmm__worker;
 
 struct gmm__merge {
 	struct gmm *gmm;
@@ -40,7 +40,7 @@ struct gmm__merge {
 	/* The runs were not found by their digests: they are promoted without a twin, and their digests are taken when they
 	 * are published. region, verdict and nominations are not used. */
 	bool hinted;
-	struct gmm__engine *engine;         /* of an errand; NULL while none runs, or where it does not matter */
+	struct gmm__worker *worker;         /* whose work this is; NULL: no engine runs, or it does not matter */
 };
 
 /* Merges n runs of the region, in the order of their pages, piece by piece, claiming the VM for each piece. Pages that are

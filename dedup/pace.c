@@ -123,6 +123,8 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	schedule_cover(engine);
 	adapt_window(engine);
 	uint64_t pages = 0, waiting = 0, whole = 0;
+	for (uint32_t i = 0; i < engine->workers; i++)
+		waiting += engine->worker[i].nominations.n;
 	gmm__snapshot_begin(gmm);
 	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
@@ -136,7 +138,7 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	/* Nothing was written, nothing waits for a merge or, refused in this pass, for another look: one more pass would do
 	 * nothing. */
 	bool judged = gmm__huge_pace_judged(&engine->huge) && done->huge_broken == 0;
-	bool nothing_left = judged && waiting + engine->nominations.n + done->nominated + done->postponed +
+	bool nothing_left = judged && waiting + done->nominated + done->postponed +
 					      done->found == 0;
 	bool little = judged && (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
 		      done->found * 100 <= pages;
@@ -144,6 +146,8 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 			       nothing_left || little ? engine->quiet_passes + 1 : 0;
 	engine->retry_budget = left > gmm->max_mappings / 16;
 	engine->digested_pages += done->digested;
+	for (uint32_t i = 0; i < engine->workers; i++)
+		engine->worker[i].digested = 0;
 	if (!gmm__engine_must_leave(engine)) {
 		engine->passes++;
 		engine->settled = engine->quiet_passes >= QUIET_PASSES && !engine->disturbed && gmm__remote_answers(gmm);
@@ -153,7 +157,6 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 			engine->awaited = 0; /* whoever waited does not come back */
 		engine->disturbed = false;
 	}
-	engine->cpu_ns[0] = gmm__sys_of(gmm)->thread_cpu_ns();
 	pthread_cond_broadcast(&gmm->changed);
 	gmm__lock_give(&gmm->lock);
 	gmm__snapshot_end(gmm);

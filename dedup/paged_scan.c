@@ -60,9 +60,9 @@ static void begin(struct gmm__paged_batch *batch)
 
 /* Pages whose digest is that of the last pass stay in the batch. Those of a chunk that went, or has another owner now,
  * are not sharable. */
-static void keep_quiet(struct gmm__engine *engine)
+static void keep_quiet(struct gmm__worker *worker)
 {
-	struct gmm__paged_batch *batch = &engine->paged;
+	struct gmm__paged_batch *batch = &worker->paged;
 	struct gmm__paged *paged = batch->vm->paged;
 	uint32_t kept = 0;
 
@@ -85,7 +85,7 @@ static void keep_quiet(struct gmm__engine *engine)
 		r.known = true;
 		r.next = digest & GMM__NEXT_MASK;
 		gmm__record_set(record, r);
-		engine->progress.found++;
+		worker->progress.found++;
 	}
 	batch->n = kept;
 	gmm__paged_leave(batch->vm, GMM_OK);
@@ -97,38 +97,38 @@ static bool is_zero(const uint8_t *bytes)
 }
 
 /* Its twin is to follow in the next pass. */
-static void judge(struct gmm__engine *engine, gmm__page_id page, const uint8_t *bytes)
+static void judge(struct gmm__worker *worker, gmm__page_id page, const uint8_t *bytes)
 {
 	struct gmm__equal equal = { .found = false };
 	bool zero = is_zero(bytes);
 
 	if (!zero)
-		equal = gmm__paged_lookup(engine->paged.vm, engine->backend, page, bytes);
-	if ((!zero && !equal.found) || !gmm__paged_ask(engine->paged.vm, page, &equal))
+		equal = gmm__paged_lookup(worker->paged.vm, worker->backend, page, bytes);
+	if ((!zero && !equal.found) || !gmm__paged_ask(worker->paged.vm, page, &equal))
 		return;
-	engine->progress.merged++;
-	engine->progress.nominated += equal.twin != GMM__NIL;
+	worker->progress.merged++;
+	worker->progress.nominated += equal.twin != GMM__NIL;
 }
 
-void gmm__paged_process(struct gmm__engine *engine)
+void gmm__paged_process(struct gmm__worker *worker)
 {
-	struct gmm__paged_batch *batch = &engine->paged;
+	struct gmm__paged_batch *batch = &worker->paged;
 
 	if (!batch->begun)
 		begin(batch);
 	if (batch->n > 0) {
-		engine->progress.digested += batch->n;
-		keep_quiet(engine);
+		worker->progress.digested += batch->n;
+		keep_quiet(worker);
 	}
-	for (uint32_t i = 0; i < batch->n && !batch->vm->dead && !gmm__engine_must_leave(engine); i++)
-		judge(engine, gmm__page_make(batch->chunk, batch->index[i]),
+	for (uint32_t i = 0; i < batch->n && !batch->vm->dead && !gmm__engine_must_leave(worker->engine); i++)
+		judge(worker, gmm__page_make(batch->chunk, batch->index[i]),
 		      batch->bytes + (size_t)batch->index[i] * GMM__PAGE_BYTES);
 	pick(batch);
 }
 
-void gmm__paged_digest(struct gmm__engine *engine)
+void gmm__paged_digest(struct gmm__worker *worker)
 {
-	struct gmm__paged_batch *batch = &engine->paged;
+	struct gmm__paged_batch *batch = &worker->paged;
 	const struct gmm__secret *secret = &batch->vm->domain->catalog->secret;
 
 	for (uint32_t i = 0; i < batch->n; i++) {

@@ -12,7 +12,7 @@
 
 #include "gmm/paged.h"
 
-struct gmm__engine;
+struct gmm__worker;
 
 /* Pages of one chunk on their way through the engine. */
 struct gmm__paged_batch {
@@ -26,9 +26,9 @@ struct gmm__paged_batch {
 	uint32_t fingerprint[GMM__CHUNK_PAGES]; /* of samples */
 };
 
-/* Work of the merge thread on engine->paged: finishes the chunk that was digested and names the pages of the next. */
-void gmm__paged_process(struct gmm__engine *engine);
+/* Work of the merge thread on worker->paged: finishes the chunk that was digested and names the pages of the next. */
+void gmm__paged_process(struct gmm__worker *worker);
 /* Work of the scan thread in between. */
-void gmm__paged_digest(struct gmm__engine *engine);
+void gmm__paged_digest(struct gmm__worker *worker);
 
 #endif

@@ -1,7 +1,7 @@
 /* A pass: goes over all VMs, slot by slot and region by region, scans and digests each region and hands it over.
  *
- * This is the scan thread's work. It holds no lock that others wait for and no claim: at idle priority the thread may be
- * stopped for long.
+ * This is the scan threads' work. They hold no lock that others wait for and no claim: at idle priority a thread may be
+ * stopped for long. Worker 0's thread leads, the others join.
  */
 #include "dedup/compact.h"
 #include "dedup/engine.h"
@@ -15,15 +15,16 @@
 #include "dedup/profit.h"
 #include "dedup/process.h"
 #include "dedup/remote.h"
+#include "dedup/visit.h"
 
 enum { PREFETCH_PAGES = 8 };
 
 /* The service cannot look at a twin: equal digests of whole pages have to do. */
-static struct gmm__digest digest_page(const struct gmm__engine *engine, const uint8_t *bytes, const struct gmm__secret *secret)
+static struct gmm__digest digest_page(const struct gmm__worker *worker, const uint8_t *bytes, const struct gmm__secret *secret)
 {
 	struct gmm__digest digest = gmm__digest_sample(bytes, secret);
 
-	return engine->gmm->remote && digest.kind == GMM__DIGEST_OTHER ? gmm__digest_whole(bytes, secret) : digest;
+	return worker->gmm->remote && digest.kind == GMM__DIGEST_OTHER ? gmm__digest_whole(bytes, secret) : digest;
 }
 
 static void digest_huge(struct gmm__digest digest, struct gmm__finding *finding)
@@ -32,10 +33,10 @@ static void digest_huge(struct gmm__digest digest, struct gmm__finding *finding)
 	finding->word = digest.kind == GMM__DIGEST_FILL ? digest.word : 0;
 }
 
-static void digest_region(const struct gmm__engine *engine, const struct gmm__region *region, struct gmm__finding *finding)
+static void digest_region(const struct gmm__worker *worker, const struct gmm__region *region, struct gmm__finding *finding)
 {
 	const struct gmm__secret *secret = &region->slot->vm->domain->catalog->secret;
-	const struct gmm__backend *backend = engine->backend;
+	const struct gmm__backend *backend = worker->backend;
 
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t ahead = i + PREFETCH_PAGES, page = region->first + i;
@@ -43,10 +44,10 @@ static void digest_region(const struct gmm__engine *engine, const struct gmm__re
 		    (finding[ahead].found == GMM__FOUND_DUE || finding[ahead].found == GMM__FOUND_SAMPLE))
 			gmm__digest_prefetch(backend->bytes(region->slot, region->first + ahead), secret);
 		if (finding[i].found == GMM__FOUND_SAMPLE)
-			digest_huge(digest_page(engine, backend->bytes(region->slot, page), secret), &finding[i]);
+			digest_huge(digest_page(worker, backend->bytes(region->slot, page), secret), &finding[i]);
 		if (finding[i].found != GMM__FOUND_DUE)
 			continue;
-		struct gmm__digest digest = digest_page(engine, backend->bytes(region->slot, page), secret);
+		struct gmm__digest digest = digest_page(worker, backend->bytes(region->slot, page), secret);
 		/* It was taken for equal to another page and was not: the sample does not tell them apart. */
 		uint32_t before = __atomic_load_n(&region->slot->value[page], __ATOMIC_RELAXED);
 		if (!finding[i].written && gmm__slot_state(region->slot, page) == GMM_PAGE_RACED &&
@@ -67,34 +68,39 @@ static bool must_leave(struct gmm__engine *engine, const struct gmm_vm *vm, cons
 	return gmm__engine_must_leave(engine) || vm->dead || (slot && slot->dead);
 }
 
-/* Rests when the engine is ahead of its CPU budget, unless somebody waits for it to leave. */
-static void keep_budget(struct gmm__engine *engine, const struct gmm_vm *vm, const struct gmm__slot *slot)
+/* How long all workers together are to rest. */
+static uint64_t budget_rest(struct gmm__engine *engine, uint32_t percent, uint64_t now)
 {
-	struct gmm *gmm = engine->gmm;
+	uint64_t digested = engine->digested_pages;
+
+	for (uint32_t i = 0; i < engine->workers; i++)
+		digested += engine->worker[i].digested;
+	gmm__lock_take(&engine->budget_lock);
+	uint64_t rest = gmm__budget_rest(&engine->budget, percent, now, gmm__engine_cpu_ns(engine));
+	uint64_t more = gmm__budget_pages_rest(&engine->page_budget, engine->gmm->options.pages_per_second, now, digested);
+	gmm__lock_give(&engine->budget_lock);
+	return more > rest ? more : rest;
+}
+
+/* Rests when the engine is ahead of its CPU budget, unless somebody waits for it to leave. */
+static void keep_budget(struct gmm__worker *worker, const struct gmm_vm *vm, const struct gmm__slot *slot)
+{
+	struct gmm__engine *engine = worker->engine;
+	struct gmm *gmm = worker->gmm;
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint32_t percent = engine->cpu_percent;
 
-	if (!engine->merge_thread)
+	if (!worker->merge_thread)
 		return;
-	engine->cpu_ns[0] = sys->thread_cpu_ns();
-	uint64_t now = sys->clock_ns();
-	uint64_t rest = gmm__budget_rest(&engine->budget, percent, now, engine->cpu_ns[0] + engine->cpu_ns[1]);
-	uint64_t more = gmm__budget_pages_rest(&engine->page_budget, gmm->options.pages_per_second, now,
-					       engine->digested_pages + engine->progress.digested);
-	if (more > rest)
-		rest = more;
+	worker->cpu_ns[0] = sys->thread_cpu_ns();
+	worker->digested = worker->progress.digested;
+	uint64_t now = sys->clock_ns(), rest = budget_rest(engine, percent, now);
 	if (rest == 0)
 		return;
 	gmm__lock_take(&gmm->lock);
 	while (!must_leave(engine, vm, slot) && engine->cpu_percent == percent && gmm__wait_until(gmm, now + rest))
 		;
 	gmm__lock_give(&gmm->lock);
-}
-
-static void run(struct gmm__engine *engine, void (*work)(struct gmm__engine *engine))
-{
-	engine->job.work = work;
-	gmm__engine_run_job(engine);
 }
 
 /* What a visit brought, by the progress before and after it. */
@@ -109,33 +115,34 @@ static struct gmm__yield yield_of(const struct gmm__progress *before, const stru
 
 /* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
  * this thread may be stopped for long. */
-static bool scan_region(struct gmm__engine *engine, const struct gmm__region *region)
+static bool scan_region(struct gmm__worker *worker, const struct gmm__region *region)
 {
 	struct gmm__effort *effort = &region->slot->effort[region->first / GMM__REGION_PAGES];
-	struct gmm__finding *finding = engine->job.finding;
-	const struct gmm__progress before = engine->progress;
+	struct gmm__engine *engine = worker->engine;
+	struct gmm__finding *finding = worker->job.finding;
+	const struct gmm__progress before = worker->progress;
 
 	if (!gmm__effort_due(effort, engine->full || region->slot->stale)) {
-		engine->progress.skipped += region->count;
+		worker->progress.skipped += region->count;
 		return !must_leave(engine, region->slot->vm, region->slot);
 	}
-	engine->job.options = gmm__pace_options(engine, region->slot->vm, effort);
-	if (gmm__scan_region(engine->backend, region, &engine->job.options, finding) > 0) {
-		digest_region(engine, region, finding);
-		engine->job.region = *region;
-		run(engine, engine->gmm->remote ? gmm__remote_region : gmm__process_region);
+	worker->job.options = gmm__pace_options(engine, region->slot->vm, effort);
+	if (gmm__scan_region(worker->backend, region, &worker->job.options, finding) > 0) {
+		digest_region(worker, region, finding);
+		worker->job.region = *region;
+		gmm__worker_run(worker, worker->gmm->remote ? gmm__remote_region : gmm__process_region);
 	}
-	gmm__effort_learn(effort, yield_of(&before, &engine->progress));
-	keep_budget(engine, region->slot->vm, region->slot);
+	gmm__effort_learn(effort, yield_of(&before, &worker->progress));
+	keep_budget(worker, region->slot->vm, region->slot);
 	return !must_leave(engine, region->slot->vm, region->slot);
 }
 
-static bool scan_slot(struct gmm__engine *engine, struct gmm__slot *slot)
+static bool scan_slot(struct gmm__worker *worker, struct gmm__slot *slot)
 {
 	for (uint32_t first = 0; first < slot->pages; first += GMM__REGION_PAGES) {
 		uint32_t left = slot->pages - first;
 		struct gmm__region region = { slot, first, left < GMM__REGION_PAGES ? left : GMM__REGION_PAGES };
-		if (!scan_region(engine, &region))
+		if (!scan_region(worker, &region))
 			return false;
 	}
 	return true;
@@ -154,17 +161,20 @@ struct gmm__slot *gmm__engine_next_slot(struct gmm_vm *vm, uint64_t from)
 	return found;
 }
 
-/* The VM after `last` in scan order, now visited; NULL at the end. Ends the visit of `last`. */
+/* The next VM in scan order that no worker has taken in this pass, now visited; NULL at the end. Ends the visit of
+ * `last`. */
 static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 {
 	struct gmm *gmm = engine->gmm;
 
 	gmm__lock_take(&gmm->lock);
-	struct gmm_vm *vm = gmm__engine_must_leave(engine) ? NULL : last ? last->next : gmm->vms;
+	struct gmm_vm *vm = gmm__engine_must_leave(engine) ? NULL : gmm->next_vm;
 	while (vm && vm->dead)
 		vm = vm->next;
-	if (vm)
+	if (vm) {
 		vm->visits++;
+		gmm->next_vm = vm->next;
+	}
 	if (last) {
 		last->visits--;
 		pthread_cond_broadcast(&gmm->changed);
@@ -174,35 +184,36 @@ static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
 }
 
 /* A service has no part in sharing pages of paged VMs. */
-static void scan_paged(struct gmm__engine *engine, struct gmm_vm *vm)
+static void scan_paged(struct gmm__worker *worker, struct gmm_vm *vm)
 {
-	engine->paged = (struct gmm__paged_batch){ .vm = vm };
-	while (!engine->gmm->remote && !must_leave(engine, vm, NULL)) {
-		run(engine, gmm__paged_process);
-		if (engine->paged.n == 0)
+	worker->paged = (struct gmm__paged_batch){ .vm = vm };
+	while (!worker->gmm->remote && !must_leave(worker->engine, vm, NULL)) {
+		gmm__worker_run(worker, gmm__paged_process);
+		if (worker->paged.n == 0)
 			break;
-		gmm__paged_digest(engine);
-		keep_budget(engine, vm, NULL);
+		gmm__paged_digest(worker);
+		keep_budget(worker, vm, NULL);
 	}
 	gmm__catalog_reap(vm->domain->catalog);
-	gmm__fork_reap(vm->domain, engine->gmm);
+	gmm__fork_reap(vm->domain, worker->gmm);
 }
 
-static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
+static void scan_vm(struct gmm__worker *worker, struct gmm_vm *vm)
 {
+	struct gmm__engine *engine = worker->engine;
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
 	if (vm->paged) {
-		scan_paged(engine, vm);
+		scan_paged(worker, vm);
 		return;
 	}
-	if (engine->gmm->remote) { /* also one that is left alone: a service may have to be told what it uses, or to unshare it */
-		engine->job.vm = vm;
-		run(engine, gmm__remote_visit);
+	if (worker->gmm->remote) { /* also one that is left alone: a service may have to be told what it uses, or to unshare it */
+		worker->job.vm = vm;
+		gmm__worker_run(worker, gmm__remote_visit);
 	}
 	if (!gmm__profit_visit(&vm->profit, engine->full, engine->gmm->ram_changes)) {
-		engine->progress.skipped += vm->domain->pages;
+		worker->progress.skipped += vm->domain->pages;
 		gmm__fork_reap(vm->domain, engine->gmm);
 		return;
 	}
@@ -210,7 +221,7 @@ static void scan_vm(struct gmm__engine *engine, struct gmm_vm *vm)
 		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
 	while (gmm__remote_scans(vm) && !vm->dead && !engine->stopping && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
-		if (!scan_slot(engine, slot))
+		if (!scan_slot(worker, slot))
 			break;
 	}
 	gmm__catalog_reap(vm->domain->catalog);
@@ -235,26 +246,129 @@ static void check_slice(void *arg, const struct gmm__merge *merge)
 static void check_modules(struct gmm__engine *engine)
 {
 	struct module_check check = { .hooks = atomic_load(&engine->gmm->module_hooks) };
+	uint32_t number = 0;
 
 	if (!check.hooks || !check.hooks->begin_pass(engine->gmm))
 		return;
-	for (check.vm = next_vm(engine, NULL); check.vm; check.vm = next_vm(engine, check.vm))
+	while ((check.vm = gmm__engine_must_leave(engine) ? NULL : gmm__visit_begin(engine->gmm, NULL, number)) != NULL) {
 		for (check.more = true; check.more && !must_leave(engine, check.vm, NULL);) {
 			gmm__errand_do(engine, check_slice, &check);
-			keep_budget(engine, check.vm, NULL);
+			keep_budget(&engine->worker[0], check.vm, NULL);
 		}
+		number = check.vm->number;
+		gmm__visit_end(check.vm);
+	}
+}
+
+/* ---- all workers ------------------------------------------------------------------------------------------------- */
+
+static void scan_vms(struct gmm__worker *worker)
+{
+	struct gmm_vm *vm = NULL;
+
+	while ((vm = next_vm(worker->engine, vm)) != NULL)
+		scan_vm(worker, vm);
+	if (worker->merge_thread)
+		worker->cpu_ns[0] = gmm__sys_of(worker->gmm)->thread_cpu_ns();
+}
+
+/* One worker for each VM, if there are so many. Paged VMs are asked by one thread, whose calls the embedder need not expect
+ * to overlap. With gmm.lock. */
+static uint32_t count_workers(const struct gmm__engine *engine)
+{
+	const struct gmm *gmm = engine->gmm;
+	bool any_paged = false;
+
+	for (const struct gmm_vm *vm = gmm->vms; vm && engine->workers > 1 && !any_paged; vm = vm->next)
+		any_paged = vm->paged != NULL;
+	return any_paged ? 1 : gmm->n_vms < engine->workers ? gmm->n_vms : engine->workers;
+}
+
+/* Those that are invited come, also when the engine is about to stop. */
+static void invite(struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+
+	gmm__lock_take(&gmm->lock);
+	gmm->next_vm = gmm->vms;
+	uint32_t workers = count_workers(engine);
+	engine->invited = engine->scanning = workers > 1 && !gmm__engine_must_leave(engine) ? workers - 1 : 0;
+	engine->begun++;
+	if (engine->invited)
+		pthread_cond_broadcast(&engine->pass_changed);
+	gmm__lock_give(&gmm->lock);
+}
+
+static void await_all(struct gmm__engine *engine)
+{
+	gmm__lock_take(&engine->gmm->lock);
+	while (engine->scanning)
+		gmm__lock_wait(&engine->gmm->lock, &engine->pass_changed);
+	gmm__lock_give(&engine->gmm->lock);
+}
+
+void gmm__engine_join_passes(struct gmm__worker *worker)
+{
+	struct gmm__engine *engine = worker->engine;
+	struct gmm__lock *lock = &worker->gmm->lock;
+
+	gmm__lock_take(lock);
+	for (;;) {
+		if (worker->passes != engine->begun && worker->number <= engine->invited) {
+			worker->passes = engine->begun;
+			gmm__lock_give(lock);
+			scan_vms(worker);
+			gmm__lock_take(lock);
+			engine->scanning--;
+			pthread_cond_broadcast(&engine->pass_changed);
+		} else if (engine->stopping) {
+			break;
+		} else {
+			gmm__lock_wait(lock, &engine->pass_changed);
+		}
+	}
+	gmm__lock_give(lock);
+}
+
+/* The structure is an array of 64-bit counts. */
+static void add_progress(struct gmm__progress *total, const struct gmm__progress *part)
+{
+	uint64_t *to = (uint64_t *)total;
+	const uint64_t *from = (const uint64_t *)part;
+
+	for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
+		to[i] += from[i];
+}
+
+static void begin_progress(struct gmm__engine *engine)
+{
+	for (uint32_t i = 0; i < engine->workers; i++) {
+		memset(&engine->worker[i].progress, 0, sizeof engine->worker[i].progress);
+		engine->worker[i].digested = 0;
+	}
+}
+
+static void sum_progress(struct gmm__engine *engine)
+{
+	memset(&engine->progress, 0, sizeof engine->progress);
+	for (uint32_t i = 0; i < engine->workers; i++)
+		add_progress(&engine->progress, &engine->worker[i].progress);
 }
 
 void gmm__engine_pass(struct gmm__engine *engine)
 {
-	memset(&engine->progress, 0, sizeof engine->progress);
+	struct gmm__worker *lead = &engine->worker[0];
+
+	begin_progress(engine);
 	if (engine->gmm->remote)
-		run(engine, gmm__remote_begin_pass);
+		gmm__worker_run(lead, gmm__remote_begin_pass);
 	gmm__pace_begin(engine);
 	check_modules(engine);
-	for (struct gmm_vm *vm = next_vm(engine, NULL); vm; vm = next_vm(engine, vm))
-		scan_vm(engine, vm);
+	invite(engine);
+	scan_vms(lead);
+	await_all(engine);
+	sum_progress(engine);
 	gmm__pace_conclude(engine);
 	if (engine->settled && !engine->gmm->remote && !gmm__engine_must_leave(engine))
-		run(engine, gmm__tidy_engine);
+		gmm__worker_run(lead, gmm__tidy_engine);
 }

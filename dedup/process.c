@@ -7,11 +7,33 @@
 #include "dedup/index.h"
 #include "dedup/pace.h"
 #include "dedup/repair.h"
+#include "dedup/visit.h"
+
+/* Claims the VM, which another worker may have for a moment: this one has no claim and can wait. Pages that are forgotten
+ * here stay unshared until a survey. In an RCU section, which is left meanwhile: slots are to be looked up again. */
+static bool claim_patiently(struct gmm__worker *worker, struct gmm_vm *vm)
+{
+	if (gmm__vm_try_claim(vm))
+		return true;
+	if (worker->engine->workers == 1)
+		return false;
+	gmm__lock_take(&worker->gmm->lock);
+	bool dead = vm->dead;
+	vm->visits += !dead;
+	gmm__lock_give(&worker->gmm->lock);
+	if (dead)
+		return false;
+	urcu_bp_read_unlock();
+	bool claimed = gmm__vm_claim(vm, false);
+	gmm__visit_end(vm); /* the claim keeps it */
+	urcu_bp_read_lock();
+	return claimed;
+}
 
 /* Twins found in other VMs: each VM is claimed for its own page table. */
-static void nominate(struct gmm__engine *engine)
+static void nominate(struct gmm__worker *worker)
 {
-	struct gmm__nominations *nominations = &engine->nominations;
+	struct gmm__nominations *nominations = &worker->nominations;
 	struct gmm_vm *claimed = NULL;
 	gmm__page_id last = GMM__NIL;
 	uint32_t kept = 0;
@@ -19,14 +41,17 @@ static void nominate(struct gmm__engine *engine)
 	urcu_bp_read_lock();
 	for (uint32_t k = 0; k < nominations->n; k++) {
 		gmm__page_id page = nominations->page[k];
-		struct gmm__slot *slot = gmm__chunk_table_slot(&engine->gmm->chunks, gmm__page_chunk(page));
+		struct gmm__slot *slot = gmm__chunk_table_slot(&worker->gmm->chunks, gmm__page_chunk(page));
 		uint32_t i = slot ? page - gmm__slot_page_id(slot, 0) : 0;
 		if (!slot || i >= slot->pages)
 			continue;
 		if (claimed != slot->vm) {
 			if (claimed)
 				gmm__vm_release(claimed);
-			claimed = gmm__vm_try_claim(slot->vm) ? slot->vm : NULL;
+			struct gmm_vm *vm = slot->vm;
+			claimed = claim_patiently(worker, vm) ? vm : NULL;
+			if (claimed && gmm__chunk_table_slot(&worker->gmm->chunks, gmm__page_chunk(page)) != slot)
+				continue;
 		}
 		if (!claimed && kept < GMM__REGION_PAGES / 2) {
 			nominations->page[kept++] = page; /* with the next region */
@@ -36,7 +61,7 @@ static void nominate(struct gmm__engine *engine)
 			gmm__slot_wake(slot, i, 1);
 			slot->vm->plan.waiting_runs += page != last + 1; /* nobody else has counted this side */
 			last = page;
-			engine->progress.nominated++;
+			worker->progress.nominated++;
 		}
 	}
 	if (claimed)
@@ -45,16 +70,16 @@ static void nominate(struct gmm__engine *engine)
 	nominations->n = kept;
 }
 
-static void collect_twins(struct gmm__engine *engine, const struct gmm__region *region)
+static void collect_twins(struct gmm__worker *worker, const struct gmm__region *region)
 {
-	uint64_t *runs = &region->slot->vm->plan.waiting_runs;
+	_Atomic uint64_t *runs = &region->slot->vm->plan.waiting_runs;
 	uint32_t run = 0;
 
 	for (uint32_t i = 0; i < region->count; i++) {
-		const struct gmm__verdict *v = &engine->verdict[i];
+		const struct gmm__verdict *v = &worker->verdict[i];
 		bool twin = v->kind == GMM__VERDICT_TWIN;
 		if (twin)
-			engine->nominations.page[engine->nominations.n++] = v->page;
+			worker->nominations.page[worker->nominations.n++] = v->page;
 		if (run && (!twin || v->page != v[-1].page + 1)) {
 			++*runs;
 			run = 0;
@@ -64,48 +89,48 @@ static void collect_twins(struct gmm__engine *engine, const struct gmm__region *
 	*runs += run > 0;
 }
 
-void gmm__process_exclude_foreign(struct gmm__engine *engine, const struct gmm__region *region)
+void gmm__process_exclude_foreign(struct gmm__worker *worker, const struct gmm__region *region)
 {
 	bool foreign[GMM__REGION_PAGES] = { false };
 
-	if (engine->backend->find_foreign(region->slot, region->first, region->count, foreign) <= 0)
+	if (worker->backend->find_foreign(region->slot, region->first, region->count, foreign) <= 0)
 		return;
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t page = region->first + i;
-		if (!foreign[i] || engine->verdict[i].kind == GMM__VERDICT_NONE ||
+		if (!foreign[i] || worker->verdict[i].kind == GMM__VERDICT_NONE ||
 		    gmm__state_is_covered(gmm__slot_state(region->slot, page)))
 			continue;
-		engine->verdict[i].kind = GMM__VERDICT_NONE;
+		worker->verdict[i].kind = GMM__VERDICT_NONE;
 		gmm__slot_set(region->slot, page, GMM_PAGE_FOREIGN, 0);
 	}
 }
 
-void gmm__process_merge_runs(struct gmm__engine *engine, const struct gmm__merge *merge)
+void gmm__process_merge_runs(struct gmm__worker *worker, const struct gmm__merge *merge)
 {
 	const struct gmm__region *region = merge->region;
 	struct gmm__vm_plan *plan = &region->slot->vm->plan;
 	uint32_t kept = 0;
 
-	if (plan->min_run < engine->min_run)
-		plan->min_run = engine->min_run;
-	uint32_t n = gmm__plan_runs(engine->verdict, region, plan->min_run > 1, engine->run);
+	if (plan->min_run < worker->engine->min_run)
+		plan->min_run = worker->engine->min_run;
+	uint32_t n = gmm__plan_runs(worker->verdict, region, plan->min_run > 1, worker->run);
 
 	for (uint32_t i = 0; i < n; i++) {
-		const struct gmm__run *run = &engine->run[i];
+		const struct gmm__run *run = &worker->run[i];
 		if (run->kind != GMM__VERDICT_ZERO && run->count < plan->min_run) {
 			plan->waiting_runs++;
 			plan->postponed_pages += run->count;
-			engine->progress.postponed += run->count;
+			worker->progress.postponed += run->count;
 		} else {
-			engine->run[kept++] = *run;
+			worker->run[kept++] = *run;
 		}
 	}
 	if (kept > 0)
-		gmm__merge_runs(merge, engine->run, kept);
+		gmm__merge_runs(merge, worker->run, kept);
 }
 
 /* Index and account of a region. Returns false when the VM or the slot is gone. */
-static bool judge_region(struct gmm__engine *engine, const struct gmm__region *region, bool with_budget,
+static bool judge_region(struct gmm__worker *worker, const struct gmm__region *region, bool with_budget,
 			 uint32_t *ret_deferred)
 {
 	struct gmm_vm *vm = region->slot->vm;
@@ -114,52 +139,52 @@ static bool judge_region(struct gmm__engine *engine, const struct gmm__region *r
 		return false;
 	bool here = !region->slot->dead;
 	if (here) {
-		gmm__scan_confirm(engine->backend, region, engine->job.finding);
-		gmm__account_findings(region, engine->job.finding, &engine->progress);
+		gmm__scan_confirm(worker->backend, region, worker->job.finding);
+		gmm__account_findings(region, worker->job.finding, &worker->progress);
 		urcu_bp_read_lock();
-		*ret_deferred = gmm__index_region(vm->domain->catalog, engine->backend, region, engine->job.finding,
-						  with_budget, engine->verdict);
+		*ret_deferred = gmm__index_region(vm->domain->catalog, worker->backend, region, worker->job.finding,
+						  with_budget, worker->verdict);
 		urcu_bp_read_unlock();
-		gmm__account_verdicts(region, engine->verdict, &engine->progress);
-		gmm__process_exclude_foreign(engine, region);
+		gmm__account_verdicts(region, worker->verdict, &worker->progress);
+		gmm__process_exclude_foreign(worker, region);
 	}
 	gmm__vm_release(vm);
 	return here;
 }
 
-void gmm__process_huge(struct gmm__engine *engine, const struct gmm__merge *merge)
+void gmm__process_huge(struct gmm__worker *worker, const struct gmm__merge *merge)
 {
 	const struct gmm__slot *slot = merge->region->slot;
 
 	if (!gmm__vm_claim(slot->vm, false))
 		return;
 	if (!slot->dead && slot->vm->stats.state_pages[GMM_PAGE_HUGE] > 0 &&
-	    engine->gmm->options.huge_pages != GMM_HUGE_NEVER)
-		gmm__huge_region(merge, engine->job.finding, &engine->huge);
+	    worker->gmm->options.huge_pages != GMM_HUGE_NEVER)
+		gmm__huge_region(merge, worker->job.finding, &worker->engine->huge);
 	gmm__vm_release(slot->vm);
 }
 
-void gmm__process_region(struct gmm__engine *engine)
+void gmm__process_region(struct gmm__worker *worker)
 {
-	const struct gmm__region *region = &engine->job.region;
-	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .region = region,
-				    .catalog = region->slot->vm->domain->catalog, .verdict = engine->verdict,
-				    .progress = &engine->progress, .nominations = &engine->nominations,
-				    .waits = &engine->waits };
+	const struct gmm__region *region = &worker->job.region;
+	struct gmm__merge merge = { .gmm = worker->gmm, .worker = worker, .backend = worker->backend, .region = region,
+				    .catalog = region->slot->vm->domain->catalog, .verdict = worker->verdict,
+				    .progress = &worker->progress, .nominations = &worker->nominations,
+				    .waits = &worker->waits };
 	uint32_t deferred = 0;
 
-	if (!judge_region(engine, region, engine->job.options.with_budget, &deferred))
+	if (!judge_region(worker, region, worker->job.options.with_budget, &deferred))
 		return;
-	gmm__process_huge(engine, &merge);
-	collect_twins(engine, region);
-	gmm__process_merge_runs(engine, &merge);
+	gmm__process_huge(worker, &merge);
+	collect_twins(worker, region);
+	gmm__process_merge_runs(worker, &merge);
 	if (deferred && region->slot->vm->plan.min_run <= 1) { /* what waited for a promotion just made; none was postponed */
-		memset(engine->job.finding, 0, region->count * sizeof *engine->job.finding);
-		if (judge_region(engine, region, false, &deferred))
-			gmm__process_merge_runs(engine, &merge);
+		memset(worker->job.finding, 0, region->count * sizeof *worker->job.finding);
+		if (judge_region(worker, region, false, &deferred))
+			gmm__process_merge_runs(worker, &merge);
 	}
-	if (engine->job.options.repair)
+	if (worker->job.options.repair)
 		gmm__repair_region(&merge);
-	engine->backend->flush(engine->gmm);
-	nominate(engine);
+	worker->backend->flush(worker->gmm);
+	nominate(worker);
 }

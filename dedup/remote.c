@@ -499,9 +499,9 @@ static struct gmm__slot *find_slot(struct gmm *gmm, uint32_t number)
 }
 
 /* Unique pages of ours that got a twin are offered again. One whose VM is claimed by somebody is found by a survey. */
-static void look_again(struct gmm__engine *engine, const struct gmm__wire_look *look, uint32_t n)
+static void look_again(struct gmm__worker *worker, const struct gmm__wire_look *look, uint32_t n)
 {
-	struct gmm *gmm = engine->gmm;
+	struct gmm *gmm = worker->gmm;
 	struct gmm__slot *slot = NULL;
 
 	urcu_bp_read_lock();
@@ -517,16 +517,17 @@ static void look_again(struct gmm__engine *engine, const struct gmm__wire_look *
 		    !(slot->state[look[i].page] & GMM__FLAGS_REFUSED)) {
 			gmm__slot_set(slot, look[i].page, GMM_PAGE_NOMINATED, slot->value[look[i].page]);
 			gmm__slot_wake(slot, look[i].page, 1);
-			engine->progress.nominated++;
+			worker->progress.nominated++;
 		}
 		gmm__vm_release(slot->vm);
 	}
 	urcu_bp_read_unlock();
 }
 
-static void take_news(struct gmm__engine *engine, const struct gmm__wire_news *news)
+static void take_news(struct gmm__worker *worker, const struct gmm__wire_news *news)
 {
-	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__engine *engine = worker->engine;
+	struct gmm__remote *remote = worker->gmm->remote;
 
 	remote->paused = news->paused != 0;
 	remote->rests &= remote->paused;
@@ -539,7 +540,7 @@ static void take_news(struct gmm__engine *engine, const struct gmm__wire_news *n
 		engine->cpu_percent = news->cpu_percent == UINT32_MAX ? engine->gmm->options.cpu_percent :
 				      news->cpu_percent;
 	remote->cpu_percent = news->cpu_percent;
-	look_again(engine, (const void *)(news + 1), news->n_look);
+	look_again(worker, (const void *)(news + 1), news->n_look);
 }
 
 /* All that uses shared pages was announced, and reported where it had to be. A VM that is ending may not be, nor a slot that
@@ -564,13 +565,14 @@ static bool all_reported(struct gmm__remote *remote)
 	return all;
 }
 
-static void poll_service(struct gmm__engine *engine)
+static void poll_service(struct gmm__worker *worker)
 {
-	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__engine *engine = worker->engine;
+	struct gmm__remote *remote = worker->gmm->remote;
 	struct gmm__wire_poll poll = {
-		.header.type = GMM__WIRE_POLL, .cpu_ns = engine->cpu_ns[0] + engine->cpu_ns[1],
+		.header.type = GMM__WIRE_POLL, .cpu_ns = gmm__engine_cpu_ns(engine),
 		.passes = engine->passes, .mappings = engine->gmm->mappings,
-		.longest_freeze_ns = engine->waits.longest_ns, .settled = engine->settled,
+		.longest_freeze_ns = worker->waits.longest_ns, .settled = engine->settled,
 		.unshared = remote->unshared, .unshare_status = remote->unshare_status,
 		.forked = any_fork(engine->gmm), .reported = all_reported(remote),
 	};
@@ -583,7 +585,7 @@ static void poll_service(struct gmm__engine *engine)
 	if (size < sizeof *news || !gmm__wire_fits(size, sizeof *news, news->n_look, sizeof(struct gmm__wire_look)))
 		gmm__remote_disconnect(remote, "an answer of the wrong size");
 	else
-		take_news(engine, news);
+		take_news(worker, news);
 }
 
 /* All was unshared: what a service that lost our pool gives from now on are other pages. */
@@ -629,16 +631,16 @@ static void conclude_unshare(struct gmm__remote *remote)
 	}
 }
 
-void gmm__remote_begin_pass(struct gmm__engine *engine)
+void gmm__remote_begin_pass(struct gmm__worker *worker)
 {
-	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__remote *remote = worker->gmm->remote;
 
-	if (remote->socket < 0 && !remote->lost && gmm__sys_of(engine->gmm)->clock_ns() >= remote->retry_ns)
+	if (remote->socket < 0 && !remote->lost && gmm__sys_of(worker->gmm)->clock_ns() >= remote->retry_ns)
 		connect_service(remote);
 	if (remote->socket >= 0 &&
 	    tell_gone(remote, GMM__WIRE_SLOT_REMOVE, remote->gone_slots, remote->slots, GMM__WIRE_SLOTS) &&
 	    tell_gone(remote, GMM__WIRE_VM_REMOVE, remote->gone_vms, remote->vms, GMM__WIRE_VMS))
-		poll_service(engine);
+		poll_service(worker);
 	conclude_unshare(remote);
 	remote->offering_all = remote->offer_all && remote->socket >= 0;
 	if (remote->socket >= 0)
@@ -671,11 +673,11 @@ static bool any_waits(const struct gmm__slot *slot, uint32_t first, uint32_t end
 }
 
 /* No scan will come to the pages that got a twin: they are offered now. */
-static void join_looked(struct gmm__engine *engine, struct gmm_vm *vm)
+static void join_looked(struct gmm__worker *worker, struct gmm_vm *vm)
 {
 	struct gmm__finding nothing[GMM__REGION_PAGES] = { 0 };
-	const struct gmm__merge merge = { .gmm = engine->gmm, .engine = engine, .backend = engine->backend,
-					  .progress = &engine->progress, .waits = &engine->waits };
+	const struct gmm__merge merge = { .gmm = worker->gmm, .worker = worker, .backend = worker->backend,
+					  .progress = &worker->progress, .waits = &worker->waits };
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
@@ -689,10 +691,10 @@ static void join_looked(struct gmm__engine *engine, struct gmm_vm *vm)
 	}
 }
 
-void gmm__remote_visit(struct gmm__engine *engine)
+void gmm__remote_visit(struct gmm__worker *worker)
 {
-	struct gmm__remote *remote = engine->gmm->remote;
-	struct gmm_vm *vm = engine->job.vm;
+	struct gmm__remote *remote = worker->gmm->remote;
+	struct gmm_vm *vm = worker->job.vm;
 
 	if (remote->unsharing || remote->lost) {
 		int status = gmm__vm_unshare_all(vm);
@@ -702,7 +704,7 @@ void gmm__remote_visit(struct gmm__engine *engine)
 	if (remote->socket >= 0 && !remote->lost)
 		announce(remote, vm);
 	if (remote->looked && gmm__remote_shares(vm))
-		join_looked(engine, vm);
+		join_looked(worker, vm);
 }
 
 bool gmm__remote_answers(const struct gmm *gmm)

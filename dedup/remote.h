@@ -13,7 +13,7 @@
 #include "gmm/instance.h"
 #include "wire/wire.h"
 
-struct gmm__engine;
+struct gmm__worker;
 struct gmm__finding;
 struct gmm__merge;
 struct gmm__region;
@@ -71,11 +71,11 @@ bool gmm__remote_tell(struct gmm__remote *remote, struct iovec *parts, int n_par
 void gmm__remote_disconnect(struct gmm__remote *remote, const char *why);
 
 /* The merge thread's, before a pass: connects if need be, tells what is gone, polls, carries out what the service asks. */
-void gmm__remote_begin_pass(struct gmm__engine *engine);
-/* The merge thread's, before the VM of engine->job is scanned: announces it, brings the service's tables up to date. */
-void gmm__remote_visit(struct gmm__engine *engine);
+void gmm__remote_begin_pass(struct gmm__worker *worker);
+/* The merge thread's, before the VM of worker->job is scanned: announces it, brings the service's tables up to date. */
+void gmm__remote_visit(struct gmm__worker *worker);
 /* The merge thread's part of a region of such a VM. */
-void gmm__remote_region(struct gmm__engine *engine);
+void gmm__remote_region(struct gmm__worker *worker);
 
 /* The merge thread's part of pages that a guest has named (sharedmod/): those with a finding are offered and merged at
  * once, whatever the scans do. The VM is visited; holding no claim. */

@@ -13,17 +13,17 @@
 
 /* ---- offering --------------------------------------------------------------------------------------------------- */
 
-static bool waits_for_merge(const struct gmm__engine *engine, enum gmm_page_state state)
+static bool waits_for_merge(const struct gmm__worker *worker, enum gmm_page_state state)
 {
-	return state == GMM_PAGE_NOMINATED || (engine->job.options.with_budget && state == GMM_PAGE_BUDGET);
+	return state == GMM_PAGE_NOMINATED || (worker->job.options.with_budget && state == GMM_PAGE_BUDGET);
 }
 
 /* What the service is to judge of a page. Pages that repeat a word are read for it: they were present a moment ago. */
-static bool make_finding(const struct gmm__engine *engine, const struct gmm__region *region, uint32_t i,
+static bool make_finding(const struct gmm__worker *worker, const struct gmm__region *region, uint32_t i,
 			 struct gmm__wire_finding *ret)
 {
 	const struct gmm__slot *slot = region->slot;
-	const struct gmm__finding *finding = &engine->gmm->remote->finding[i];
+	const struct gmm__finding *finding = &worker->gmm->remote->finding[i];
 	uint32_t page = region->first + i;
 	enum gmm_page_state state = gmm__slot_state(slot, page);
 
@@ -40,14 +40,14 @@ static bool make_finding(const struct gmm__engine *engine, const struct gmm__reg
 		return true;
 	}
 	bool again = finding->found == GMM__FOUND_AGAIN && state == GMM_PAGE_UNIQUE;
-	if (!again && !(finding->found == GMM__FOUND_NOTHING && waits_for_merge(engine, state)))
+	if (!again && !(finding->found == GMM__FOUND_NOTHING && waits_for_merge(worker, state)))
 		return false;
 	*ret = (struct gmm__wire_finding){ (uint16_t)i, (uint8_t)finding->found, 0, slot->value[page], 0 };
 	if (again && slot->value[page] == 0) /* of zeros, as it was digested */
 		ret->found = GMM__FOUND_ZERO;
 	if (slot->state[page] & GMM__FLAG_FILL) {
 		ret->flags = GMM__WIRE_FILL;
-		memcpy(&ret->word, engine->backend->bytes(slot, page), sizeof ret->word);
+		memcpy(&ret->word, worker->backend->bytes(slot, page), sizeof ret->word);
 	}
 	return true;
 }
@@ -59,10 +59,10 @@ static struct gmm__wire_region head(enum gmm__wire_type type, const struct gmm__
 }
 
 /* True for a page that may be joined: the answer is checked as if the service lied. */
-static bool join_is_valid(struct gmm__engine *engine, const struct gmm__region *region, gmm__page_id page)
+static bool join_is_valid(struct gmm__worker *worker, const struct gmm__region *region, gmm__page_id page)
 {
 	return page != GMM__NIL &&
-	       gmm__remote_know_chunk(engine->gmm->remote, region->slot->vm->domain, gmm__page_chunk(page));
+	       gmm__remote_know_chunk(worker->gmm->remote, region->slot->vm->domain, gmm__page_chunk(page));
 }
 
 /* Copies the verdicts out of the reply, since asking for chunks overwrites it. Returns their number, or -1. */
@@ -79,14 +79,14 @@ static int copy_verdicts(struct gmm__remote *remote, size_t size, struct gmm__wi
 	return (int)reply->n;
 }
 
-static bool take_verdict(struct gmm__engine *engine, const struct gmm__region *region,
+static bool take_verdict(struct gmm__worker *worker, const struct gmm__region *region,
 			 const struct gmm__wire_verdict *from)
 {
-	struct gmm__verdict *to = &engine->verdict[from->index];
+	struct gmm__verdict *to = &worker->verdict[from->index];
 
 	/* Samples of huge pages are only counted: dedup/huge.h. */
-	if (engine->gmm->remote->finding[from->index].found == GMM__FOUND_SAMPLE) {
-		engine->job.finding[from->index].equal = from->kind == GMM__VERDICT_TWIN; /* only scans sample */
+	if (worker->gmm->remote->finding[from->index].found == GMM__FOUND_SAMPLE) {
+		worker->job.finding[from->index].equal = from->kind == GMM__VERDICT_TWIN; /* only scans sample */
 		return from->kind == GMM__VERDICT_TWIN || from->kind == GMM__VERDICT_UNIQUE;
 	}
 	switch (from->kind) {
@@ -97,7 +97,7 @@ static bool take_verdict(struct gmm__engine *engine, const struct gmm__region *r
 		to->kind = from->kind;
 		return true;
 	case GMM__VERDICT_JOIN:
-		if (!join_is_valid(engine, region, from->page))
+		if (!join_is_valid(worker, region, from->page))
 			return false;
 		to->kind = GMM__VERDICT_JOIN;
 		to->page = from->page;
@@ -107,22 +107,22 @@ static bool take_verdict(struct gmm__engine *engine, const struct gmm__region *r
 	}
 }
 
-/* Sends findings of the region and fills engine->verdict. */
-static bool ask_verdicts(struct gmm__engine *engine, const struct gmm__region *region, enum gmm__wire_type type,
+/* Sends findings of the region and fills worker->verdict. */
+static bool ask_verdicts(struct gmm__worker *worker, const struct gmm__region *region, enum gmm__wire_type type,
 			 struct gmm__wire_finding *findings, uint32_t n)
 {
-	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__remote *remote = worker->gmm->remote;
 	struct gmm__wire_verdict verdicts[GMM__WIRE_REGION_PAGES];
 	struct gmm__wire_region request = head(type, region, n);
 	struct iovec parts[2] = { { &request, sizeof request }, { findings, n * sizeof *findings } };
 	size_t size;
 
-	memset(engine->verdict, 0, region->count * sizeof *engine->verdict);
+	memset(worker->verdict, 0, region->count * sizeof *worker->verdict);
 	if (gmm__remote_ask(remote, parts, 2, &size, NULL) != GMM_OK)
 		return false;
 	int got = copy_verdicts(remote, size, verdicts);
 	for (int i = 0; i < got; i++) {
-		if (verdicts[i].index >= region->count || !take_verdict(engine, region, &verdicts[i])) {
+		if (verdicts[i].index >= region->count || !take_verdict(worker, region, &verdicts[i])) {
 			gmm__remote_disconnect(remote, "a verdict that makes no sense");
 			return false;
 		}
@@ -140,7 +140,7 @@ struct promotion {
 
 /* The next pages with verdict PROMOTE from *at on: copies their bytes while the guest runs, since what is mapped later is
  * compared. False when the slot is gone. */
-static bool gather(struct gmm__engine *engine, const struct gmm__region *region, uint32_t *at, struct promotion *ret)
+static bool gather(struct gmm__worker *worker, const struct gmm__region *region, uint32_t *at, struct promotion *ret)
 {
 	struct gmm__slot *slot = region->slot;
 
@@ -148,23 +148,23 @@ static bool gather(struct gmm__engine *engine, const struct gmm__region *region,
 		return false;
 	bool here = !slot->dead;
 	for (ret->n = 0; here && *at < region->count && ret->n < GMM__WIRE_PROMOTE_PAGES; ++*at) {
-		if (engine->verdict[*at].kind != GMM__VERDICT_PROMOTE)
+		if (worker->verdict[*at].kind != GMM__VERDICT_PROMOTE)
 			continue;
-		engine->verdict[*at].kind = GMM__VERDICT_NONE;
+		worker->verdict[*at].kind = GMM__VERDICT_NONE;
 		if (gmm__slot_state(slot, region->first + *at) != GMM_PAGE_NOMINATED)
 			continue;
-		memcpy(engine->gmm->remote->pages + (size_t)ret->n * GMM__PAGE_BYTES,
-		       engine->backend->bytes(slot, region->first + *at), GMM__PAGE_BYTES);
+		memcpy(worker->gmm->remote->pages + (size_t)ret->n * GMM__PAGE_BYTES,
+		       worker->backend->bytes(slot, region->first + *at), GMM__PAGE_BYTES);
 		ret->index[ret->n++] = *at;
 	}
 	gmm__vm_release(slot->vm);
 	return here;
 }
 
-static bool send_pages(struct gmm__engine *engine, const struct gmm__region *region, const struct promotion *p,
+static bool send_pages(struct gmm__worker *worker, const struct gmm__region *region, const struct promotion *p,
 		       gmm__page_id *ret_page)
 {
-	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__remote *remote = worker->gmm->remote;
 	struct gmm__wire_region request = head(GMM__WIRE_PROMOTE, region, p->n);
 	uint32_t index[GMM__WIRE_PROMOTE_PAGES] = { 0 };
 	struct iovec parts[3] = { { &request, sizeof request }, { index, (p->n + 1) / 2 * 8 },
@@ -185,25 +185,25 @@ static bool send_pages(struct gmm__engine *engine, const struct gmm__region *reg
 
 /* Turns PROMOTE verdicts into JOIN of the pages that the service made of them. A page that changed meanwhile is none: it
  * stays nominated and is offered again. */
-static bool promote(struct gmm__engine *engine, const struct gmm__region *region)
+static bool promote(struct gmm__worker *worker, const struct gmm__region *region)
 {
 	gmm__page_id page[GMM__WIRE_PROMOTE_PAGES];
 	struct promotion p = { .n = 1 };
 
 	for (uint32_t at = 0; p.n > 0;) {
-		if (!gather(engine, region, &at, &p))
+		if (!gather(worker, region, &at, &p))
 			return false;
-		if (p.n > 0 && !send_pages(engine, region, &p, page))
+		if (p.n > 0 && !send_pages(worker, region, &p, page))
 			return false;
 		for (uint32_t i = 0; i < p.n; i++) {
 			if (page[i] == GMM__NIL)
 				continue;
-			if (!join_is_valid(engine, region, page[i])) {
-				gmm__remote_disconnect(engine->gmm->remote, "a page of no chunk");
+			if (!join_is_valid(worker, region, page[i])) {
+				gmm__remote_disconnect(worker->gmm->remote, "a page of no chunk");
 				return false;
 			}
-			engine->verdict[p.index[i]].kind = GMM__VERDICT_JOIN;
-			engine->verdict[p.index[i]].page = page[i];
+			worker->verdict[p.index[i]].kind = GMM__VERDICT_JOIN;
+			worker->verdict[p.index[i]].page = page[i];
 		}
 	}
 	return true;
@@ -212,7 +212,7 @@ static bool promote(struct gmm__engine *engine, const struct gmm__region *region
 /* ---- a region ------------------------------------------------------------------------------------------------------- */
 
 /* Offers what was found and brings pages that are to be merged into NOMINATED. False: nothing to be merged now. */
-static bool judge(struct gmm__engine *engine, const struct gmm__region *region, struct gmm__progress *progress)
+static bool judge(struct gmm__worker *worker, const struct gmm__region *region, struct gmm__progress *progress)
 {
 	struct gmm__wire_finding findings[GMM__WIRE_REGION_PAGES];
 	struct gmm_vm *vm = region->slot->vm;
@@ -221,25 +221,25 @@ static bool judge(struct gmm__engine *engine, const struct gmm__region *region, 
 	if (!gmm__vm_claim(vm, false))
 		return false;
 	if (!region->slot->dead) {
-		gmm__scan_confirm(engine->backend, region, engine->gmm->remote->finding);
-		gmm__account_findings(region, engine->gmm->remote->finding, progress);
+		gmm__scan_confirm(worker->backend, region, worker->gmm->remote->finding);
+		gmm__account_findings(region, worker->gmm->remote->finding, progress);
 		for (uint32_t i = 0; i < region->count; i++)
-			n += make_finding(engine, region, i, &findings[n]);
+			n += make_finding(worker, region, i, &findings[n]);
 	}
 	gmm__vm_release(vm);
-	if (n == 0 || !ask_verdicts(engine, region, GMM__WIRE_OFFER, findings, n) || !gmm__vm_claim(vm, false))
+	if (n == 0 || !ask_verdicts(worker, region, GMM__WIRE_OFFER, findings, n) || !gmm__vm_claim(vm, false))
 		return false;
 	bool here = !region->slot->dead;
 	if (here) {
-		gmm__account_verdicts(region, engine->verdict, progress);
-		gmm__process_exclude_foreign(engine, region);
+		gmm__account_verdicts(region, worker->verdict, progress);
+		gmm__process_exclude_foreign(worker, region);
 	}
 	gmm__vm_release(vm);
-	return here && promote(engine, region);
+	return here && promote(worker, region);
 }
 
 /* Asks for shared pages that broken pages are equal to again, and shares those. */
-static void repair(struct gmm__engine *engine, const struct gmm__merge *merge)
+static void repair(struct gmm__worker *worker, const struct gmm__merge *merge)
 {
 	static const struct gmm__scan_filter copies = { .need = GMM__IS_PRESENT, .forbid = GMM__IS_FILE | GMM__IS_WPALLOWED };
 	const struct gmm__region *region = merge->region;
@@ -251,12 +251,12 @@ static void repair(struct gmm__engine *engine, const struct gmm__merge *merge)
 	if (!gmm__vm_claim(slot->vm, false))
 		return;
 	if (!slot->dead)
-		engine->backend->scan(region->slot, region->first, region->count, &copies, is);
+		worker->backend->scan(region->slot, region->first, region->count, &copies, is);
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint8_t byte = gmm__slot_byte(slot, region->first + i);
 		if (!is[i] || (byte & GMM__STATE_MASK) != GMM_PAGE_BROKEN || byte & GMM__FLAGS_REFUSED)
 			continue;
-		struct gmm__digest digest = gmm__digest_whole(engine->backend->bytes(slot, region->first + i),
+		struct gmm__digest digest = gmm__digest_whole(worker->backend->bytes(slot, region->first + i),
 							      &merge->catalog->secret);
 		if (digest.kind != GMM__DIGEST_ZERO)
 			findings[n++] = (struct gmm__wire_finding){
@@ -264,7 +264,7 @@ static void repair(struct gmm__engine *engine, const struct gmm__merge *merge)
 				digest.fingerprint, digest.word };
 	}
 	gmm__vm_release(slot->vm);
-	if (n > 0 && ask_verdicts(engine, region, GMM__WIRE_RESHARE, findings, n))
+	if (n > 0 && ask_verdicts(worker, region, GMM__WIRE_RESHARE, findings, n))
 		gmm__repair_region(merge);
 }
 
@@ -277,48 +277,48 @@ static void commit(struct gmm__remote *remote, const struct gmm__region *region)
 		region->slot->stale = true;
 }
 
-void gmm__remote_region(struct gmm__engine *engine)
+void gmm__remote_region(struct gmm__worker *worker)
 {
-	const struct gmm__region *region = &engine->job.region;
-	struct gmm__remote *remote = engine->gmm->remote;
-	struct gmm__merge merge = { .gmm = engine->gmm, .backend = engine->backend, .region = region,
-				    .catalog = region->slot->vm->domain->catalog, .verdict = engine->verdict,
-				    .progress = &engine->progress, .nominations = &engine->nominations,
-				    .waits = &engine->waits };
+	const struct gmm__region *region = &worker->job.region;
+	struct gmm__remote *remote = worker->gmm->remote;
+	struct gmm__merge merge = { .gmm = worker->gmm, .worker = worker, .backend = worker->backend, .region = region,
+				    .catalog = region->slot->vm->domain->catalog, .verdict = worker->verdict,
+				    .progress = &worker->progress, .nominations = &worker->nominations,
+				    .waits = &worker->waits };
 
 	if (!region->slot->remote) /* the service has no room for it */
 		return;
-	remote->finding = engine->job.finding;
+	remote->finding = worker->job.finding;
 	if (region->slot->stale)
 		commit(remote, region); /* the slot stays stale: its other regions may be */
-	if (judge(engine, region, &engine->progress))
-		gmm__process_merge_runs(engine, &merge);
-	gmm__process_huge(engine, &merge);
-	if (engine->job.options.repair)
-		repair(engine, &merge);
-	engine->backend->flush(engine->gmm);
+	if (judge(worker, region, &worker->progress))
+		gmm__process_merge_runs(worker, &merge);
+	gmm__process_huge(worker, &merge);
+	if (worker->job.options.repair)
+		repair(worker, &merge);
+	worker->backend->flush(worker->gmm);
 	commit(remote, region);
 }
 
 void gmm__remote_hinted(const struct gmm__merge *errand, const struct gmm__region *region,
 			struct gmm__finding *finding)
 {
-	struct gmm__engine *engine = errand->engine;
-	struct gmm__remote *remote = engine->gmm->remote;
+	struct gmm__worker *worker = errand->worker;
+	struct gmm__remote *remote = worker->gmm->remote;
 	struct gmm__merge merge = *errand;
 
 	if (!region->slot->remote)
 		return;
 	merge.region = region;
 	merge.catalog = region->slot->vm->domain->catalog;
-	merge.verdict = engine->verdict;
-	merge.nominations = &engine->nominations;
+	merge.verdict = worker->verdict;
+	merge.nominations = &worker->nominations;
 	merge.hinted = false; /* the service has promoted what had to be */
 	remote->finding = finding;
 	if (region->slot->stale)
 		commit(remote, region);
-	if (judge(engine, region, merge.progress))
-		gmm__merge_runs(&merge, engine->run, gmm__plan_runs(engine->verdict, region, false, engine->run));
-	engine->backend->flush(engine->gmm);
+	if (judge(worker, region, merge.progress))
+		gmm__merge_runs(&merge, worker->run, gmm__plan_runs(worker->verdict, region, false, worker->run));
+	worker->backend->flush(worker->gmm);
 	commit(remote, region);
 }

@@ -22,7 +22,7 @@ uint64_t gmm__settle_estimate_ms(const struct gmm__engine *engine, const struct 
 {
 	const uint64_t *state = stats->total.state_pages;
 	uint64_t done = engine->digested_pages + stats->total.merges;
-	uint64_t cpu_ns = engine->cpu_ns[0] + engine->cpu_ns[1];
+	uint64_t cpu_ns = gmm__engine_cpu_ns(engine);
 	bool first = engine->passes == 0;
 
 	if (engine->settled)

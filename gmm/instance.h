@@ -45,6 +45,12 @@ struct gmm__domain {
 	_Atomic uint64_t module_bytes; /* of tables of its modules' pages (sharedmod/registry_pages.h) */
 };
 
+/* What an engine counts while it runs. */
+struct gmm__engine_counts {
+	uint64_t passes, cpu_ns, digested_pages, longest_freeze_ns, freezes[GMM_WAIT_BUCKETS];
+	uint64_t late_freezes, thawed_freezes;
+};
+
 /* Where tidying up goes on; guarded by gmm.tidy_lock. */
 struct gmm__tidy {
 	uint32_t vm;                  /* number of the VM looked at last */
@@ -82,6 +88,7 @@ struct gmm {
 	pthread_cond_t changed;       /* claims, snapshots, engine state */
 	struct gmm_vm *vms;           /* highest priority first, older first */
 	struct gmm_vm *last_vm[GMM_PRIORITY_HIGH + 1]; /* of each priority */
+	struct gmm_vm *next_vm;       /* the first that no worker of the engine has taken in this pass; NULL: none is left */
 	struct gmm__domain *domains;
 	uint32_t n_vms;
 	uint32_t next_vm_number;
@@ -90,10 +97,7 @@ struct gmm {
 	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
 	_Atomic uint32_t settle_waiters; /* threads that wait for the engine to settle; it reads this without the lock */
 
-	struct {
-		uint64_t passes, cpu_ns, digested_pages, longest_freeze_ns, freezes[GMM_WAIT_BUCKETS];
-		uint64_t late_freezes, thawed_freezes;
-	} ended;                      /* of engines that were stopped */
+	struct gmm__engine_counts ended; /* of engines that were stopped */
 
 	/* Set with gmm.lock at the first registration of a module, and then for good: hooks after the registry. */
 	struct gmm__registry *registry; /* sharedmod/registry.h */
@@ -108,13 +112,28 @@ struct gmm {
 
 	_Atomic uint32_t ram_changes; /* how often RAM was added */
 	_Atomic uint64_t mappings;    /* VMAs that sharing added, all VMs */
+	_Atomic uint64_t promised;    /* that merges under way may add */
 };
 
 /* True if sharing may add so many VMAs to a VM: its own limit and that of the process. With the VM's claim; a hint
  * without. */
 static inline bool gmm__vm_has_room(const struct gmm_vm *vm, uint64_t mappings)
 {
-	return vm->gmm->mappings + mappings <= vm->gmm->max_mappings && vm->stats.mappings + mappings <= vm->max_mappings;
+	return vm->gmm->mappings + vm->gmm->promised + mappings <= vm->gmm->max_mappings &&
+	       vm->stats.mappings + mappings <= vm->max_mappings;
+}
+
+/* Promises them, beside `before` promised already, so that several threads do not use the same room. The promise is taken
+ * back (gmm.promised) once the mappings are counted or will not come. With the VM's claim. */
+static inline bool gmm__vm_promise(struct gmm_vm *vm, uint64_t before, uint64_t mappings)
+{
+	struct gmm *gmm = vm->gmm;
+
+	gmm->promised += mappings;
+	if (gmm__vm_has_room(vm, 0) && vm->stats.mappings + before + mappings <= vm->max_mappings)
+		return true;
+	gmm->promised -= mappings;
+	return false;
 }
 
 static inline const struct gmm__sys *gmm__sys_of(const struct gmm *gmm)

@@ -243,16 +243,26 @@ static uint32_t free_span(const struct gmm__chunk *chunk, uint32_t page, uint32_
 	return n;
 }
 
+/* Another cursor goes on in this chunk. */
+static bool is_others(const struct gmm__pool *pool, const struct gmm__pool_cursor *own, uint32_t chunk)
+{
+	for (const struct gmm__pool_cursor *c = pool->cursor; own && c < pool->cursor + GMM__POOL_CURSORS; c++)
+		if (c != own && c->chunk == chunk && c->page > 0 && c->page < GMM__CHUNK_PAGES)
+			return true;
+	return false;
+}
+
 /* Where the next reservation starts, as an index into chunks and a page; returns how many slots are free there.
  * The lowest gap of `want` slots among the first SEARCH_CHUNKS chunks with free slots wins, so that a large and
  * fragmented pool does not make every search long; without one, a chunk is added; without memory, any free slot. */
-static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_chunk, uint32_t *ret_page)
+static uint32_t search_span(struct gmm__pool *pool, const struct gmm__pool_cursor *own, uint32_t want,
+			    uint32_t *ret_chunk, uint32_t *ret_page)
 {
 	uint32_t best = 0, searched = 0;
 
 	for (uint32_t c = 0; pool->free_pages && c < pool->n_chunks && searched < SEARCH_CHUNKS; c++) {
 		struct gmm__chunk *chunk = pool->chunks[c];
-		if (!chunk || !chunk->free || chunk->draining)
+		if (!chunk || !chunk->free || chunk->draining || is_others(pool, own, c))
 			continue;
 		searched++;
 		if (best && chunk->free <= best)
@@ -272,13 +282,22 @@ static uint32_t find_span(struct gmm__pool *pool, uint32_t want, uint32_t *ret_c
 	return want;
 }
 
-static uint32_t cursor_span(const struct gmm__pool *pool, uint32_t want, uint32_t *ret_chunk, uint32_t *ret_page)
+static uint32_t find_span(struct gmm__pool *pool, const struct gmm__pool_cursor *own, uint32_t want,
+			  uint32_t *ret_chunk, uint32_t *ret_page)
 {
-	uint32_t c = pool->cursor_chunk, page = pool->cursor_page;
+	uint32_t n = search_span(pool, own, want, ret_chunk, ret_page);
+
+	return n > 0 ? n : search_span(pool, NULL, want, ret_chunk, ret_page);
+}
+
+static uint32_t cursor_span(const struct gmm__pool *pool, const struct gmm__pool_cursor *own, uint32_t want,
+			    uint32_t *ret_chunk, uint32_t *ret_page)
+{
+	uint32_t c = own->chunk, page = own->page;
 
 	if (page == GMM__CHUNK_PAGES)
 		c++, page = 0;
-	if (c >= pool->n_chunks || !pool->chunks[c] || pool->chunks[c]->draining)
+	if (c >= pool->n_chunks || !pool->chunks[c] || pool->chunks[c]->draining || (page == 0 && is_others(pool, own, c)))
 		return 0;
 	*ret_chunk = c;
 	*ret_page = page;
@@ -303,6 +322,12 @@ static gmm__page_id take_slots(struct gmm__pool *pool, struct gmm__chunk *chunk,
 
 uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first)
 {
+	return gmm__pool_reserve_at(pool, 0, want, ret_first);
+}
+
+uint32_t gmm__pool_reserve_at(struct gmm__pool *pool, uint32_t cursor, uint32_t want, gmm__page_id *ret_first)
+{
+	struct gmm__pool_cursor *own = &pool->cursor[cursor % GMM__POOL_CURSORS];
 	uint32_t c = 0, page = 0;
 
 	if (pool->mirror)
@@ -310,13 +335,12 @@ uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *
 	if (want > GMM__CHUNK_PAGES)
 		want = GMM__CHUNK_PAGES;
 	gmm__lock_take(&pool->lock);
-	uint32_t n = cursor_span(pool, want, &c, &page);
+	uint32_t n = cursor_span(pool, own, want, &c, &page);
 	if (n == 0)
-		n = find_span(pool, want, &c, &page);
+		n = find_span(pool, own, want, &c, &page);
 	if (n > 0) {
 		*ret_first = take_slots(pool, pool->chunks[c], page, n);
-		pool->cursor_chunk = c;
-		pool->cursor_page = page + n;
+		*own = (struct gmm__pool_cursor){ c, page + n };
 	}
 	gmm__lock_give(&pool->lock);
 	return n;

@@ -70,6 +70,15 @@ struct gmm__pool_store {
 	int (*chunk_added)(void *arg, uint32_t place, gmm__chunk_id id);
 };
 
+/* Where a reservation ended: an index into chunks, and a page; 0, 0 at first. Threads that reserve at once have one each,
+ * so that what each promotes stays in order. */
+enum { GMM__POOL_CURSORS = 8 };
+
+struct gmm__pool_cursor {
+	uint32_t chunk;
+	uint32_t page;
+};
+
 struct gmm__pool {
 	struct gmm__mem *mem;
 	struct gmm__chunk_table *table;
@@ -85,8 +94,7 @@ struct gmm__pool {
 	uint32_t chunks_size;       /* allocated length of chunks */
 	struct gmm__pool_file *files;
 	uint32_t n_files;
-	uint32_t cursor_chunk;      /* index into chunks and page where the last reservation ended */
-	uint32_t cursor_page;
+	struct gmm__pool_cursor cursor[GMM__POOL_CURSORS];
 	uint64_t free_pages;        /* sum of chunk free */
 	uint64_t used_pages;        /* records in state SHARED */
 	_Atomic uint64_t *committed; /* a sum over all pools that goes with used_pages; NULL: none. Fixed */
@@ -129,6 +137,10 @@ void gmm__pool_destroy(struct gmm__pool *pool);
  * order stays in order; then the lowest chunk with a gap that fits. Returns how many, from *ret_first on; 0
  * when the host is out of memory, ids or disk. */
 uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first);
+
+/* The same at one of several cursors, any number modulo GMM__POOL_CURSORS; gmm__pool_reserve has number 0. One that has to
+ * begin elsewhere keeps out of the chunks that the others are in, as long as memory allows. */
+uint32_t gmm__pool_reserve_at(struct gmm__pool *pool, uint32_t cursor, uint32_t want, gmm__page_id *ret_first);
 
 /* Gives out exactly `count` consecutive slots, at most a chunk of them, in the lowest gap that holds them, or none; the
  * place where gmm__pool_reserve goes on does not change. grow: a new chunk may be made for them. */

@@ -29,9 +29,9 @@ enum {
 	GMM__FLAG_SAVED = 0x80,       /* of a HUGE page: it would be saved if its huge page were broken (dedup/huge.h) */
 	GMM__FLAGS_REFUSED = GMM__FLAG_UNSHAREABLE | GMM__FLAG_PINNED,
 };
-/* The last state does not fit: it is ABSENT with two flags that no other page has both of. */
+/* Scans look at a ballooned page as at an absent one: it is ABSENT with two flags that no other page has both of. */
 enum { GMM__BALLOONED = GMM__FLAG_FILL | GMM__FLAG_WHOLE };
-_Static_assert(GMM_PAGE_BALLOONED == GMM__STATE_MASK + 1 && GMM_PAGE_STATES == GMM_PAGE_BALLOONED + 1 &&
+_Static_assert(GMM_PAGE_STATES == GMM_PAGE_BALLOONED + 1 && (int)GMM_PAGE_BALLOONED <= (int)GMM__STATE_MASK &&
 	       GMM_PAGE_ABSENT == 0, "states fit their bits");
 
 static inline enum gmm_page_state gmm__state_of_byte(uint8_t byte)

@@ -91,7 +91,7 @@ const char *gmm_page_state_name(enum gmm_page_state state)
 		[GMM_PAGE_FILL] = "fill", [GMM_PAGE_SHARED] = "shared", [GMM_PAGE_UNIQUE] = "unique",
 		[GMM_PAGE_VOLATILE] = "volatile", [GMM_PAGE_NOMINATED] = "nominated", [GMM_PAGE_BROKEN] = "broken",
 		[GMM_PAGE_PINNED] = "pinned", [GMM_PAGE_HUGE] = "huge", [GMM_PAGE_UNSHAREABLE] = "unshareable",
-		[GMM_PAGE_BUDGET] = "budget", [GMM_PAGE_DOMAIN] = "domain", [GMM_PAGE_RACED] = "raced",
+		[GMM_PAGE_BUDGET] = "budget", [GMM_PAGE_RACED] = "raced",
 		[GMM_PAGE_FOREIGN] = "foreign", [GMM_PAGE_BALLOONED] = "ballooned",
 	};
 

@@ -35,11 +35,12 @@ struct gmm__balloon {
 	uint32_t idle_steps;
 };
 
-/* Which runs of a VM are worth a mapping now: dedup/plan.h. Of one pass. */
+/* Which runs of a VM are worth a mapping now: dedup/plan.h. Of one pass. Changed by the worker that has the VM; others
+ * find its pages to be twins and read min_run. */
 struct gmm__vm_plan {
-	uint64_t waiting_runs;    /* that the next passes have to merge */
-	uint64_t postponed_pages; /* in runs shorter than min_run */
-	uint32_t min_run;         /* shortest run merged; 0 as 1 */
+	_Atomic uint64_t waiting_runs;    /* that the next passes have to merge */
+	uint64_t postponed_pages;         /* in runs shorter than min_run */
+	_Atomic uint32_t min_run;         /* shortest run merged; 0 as 1 */
 };
 
 /* Whether sharing pays in a VM: dedup/profit.h. */

@@ -110,7 +110,7 @@ bool gmm__check_slice_remote(const struct gmm__merge *merge, struct gmm__module_
 	uint32_t pages = record->module->pages.pages;
 	struct gmm_vm *vm = record->vm;
 
-	if (!merge->engine || !gmm__remote_shares(vm))
+	if (!merge->worker || !gmm__remote_shares(vm))
 		return false;
 	begin_visit(vm);
 	bool here = gmm__vm_claim(vm, false);

@@ -134,6 +134,8 @@ enum gmm_event {
  * Must not call the library. */
 typedef void gmm_event_fn(void *arg, enum gmm_event event);
 
+enum { GMM_AGENT_THREADS_MAX = 64 };
+
 struct gmm_options {
 	size_t struct_size;           /* set by gmm_options_init; a caller built for another version is refused */
 	gmm_log_fn *log;              /* NULL: silent */
@@ -143,7 +145,7 @@ struct gmm_options {
 	                               * times as long while many shared pages are written soon after */
 	uint32_t pass_interval_ms;    /* time between two passes once settled; four times that when nothing has been found for
 	                               * long. Default 2000 */
-	uint32_t cpu_percent;         /* of one core, for both threads of the engine; 0: no limit. Default 20 */
+	uint32_t cpu_percent;         /* of one core, for all threads of the engine together; 0: no limit. Default 20 */
 	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
 	                               * at once (INV-7). 20 to 100000. Default 200 */
 	enum gmm_repair repair;       /* Default never */
@@ -159,6 +161,9 @@ struct gmm_options {
 	gmm_event_fn *event;          /* NULL: none */
 	void *event_arg;
 	uint32_t pages_per_second;    /* pages whose bytes are looked at to find equal ones; 0: no limit. Default 0 */
+	uint32_t agent_threads;       /* VMs that the engine works on at once, each with a scan and a merge thread; never more than
+	                               * there are. Up to GMM_AGENT_THREADS_MAX; 0: one. With a socket, or paged VMs, it is one.
+	                               * Default 0 */
 	bool only_under_pressure;     /* the engine makes passes only while gmm_pressure_start finds memory pressure, and rests
 	                               * otherwise: nothing is scanned on a host with memory to spare. Default false */
 };
@@ -309,7 +314,6 @@ enum gmm_page_state {
 	GMM_PAGE_HUGE,        /* part of a transparent huge page, left whole: see gmm_options.huge_pages */
 	GMM_PAGE_UNSHAREABLE, /* declared so */
 	GMM_PAGE_BUDGET,      /* has an equal page, but its run is too short for the mapping budget */
-	GMM_PAGE_DOMAIN,      /* equal only to pages of other domains; counted only where the instance may know */
 	GMM_PAGE_RACED,       /* changed between being found and being compared */
 	GMM_PAGE_FOREIGN,     /* the mapping is no longer ours: something else was mapped there */
 	GMM_PAGE_BALLOONED,   /* the guest has given it back: see gmm/balloon.h */

@@ -27,7 +27,7 @@ static struct member member_add(struct gmm *gmm, const char *domain)
 /* Pages with an equal in no domain but others: the library may or may not know why they are alone. */
 static uint64_t alone(struct gmm_vm *vm)
 {
-	return vm_state(vm, GMM_PAGE_UNIQUE) + vm_state(vm, GMM_PAGE_DOMAIN);
+	return vm_state(vm, GMM_PAGE_UNIQUE);
 }
 
 static void check_all(struct gmm *gmm, struct member *members, size_t count)

@@ -364,7 +364,7 @@ static size_t wrong_pages(size_t vm)
 	return wrong;
 }
 
-static int open_all(void)
+static int open_all(uint32_t agent_threads)
 {
 	struct gmm_options options;
 	int rc;
@@ -374,6 +374,7 @@ static int open_all(void)
 	options.window_ms = 0;
 	options.cpu_percent = 0;
 	options.pass_interval_ms = 1;
+	options.agent_threads = agent_threads;
 	rc = gmm_instance_open(&options, &gmm);
 	for (size_t i = 0; rc == GMM_OK && i < VMS; i++)
 		rc = vm_open(i);
@@ -441,6 +442,7 @@ static void report(const struct gmm_stats *stats, uint64_t lost, size_t wrong)
 int main(int argc, char **argv)
 {
 	const char *seconds_text = getenv("GMM_STRESS_SECONDS"), *seed_text = getenv("GMM_STRESS_SEED");
+	const char *threads_text = getenv("GMM_STRESS_AGENT_THREADS");
 	unsigned seconds = 5;
 	uint64_t seed = seed_text ? strtoull(seed_text, NULL, 0) : now_ms(), lost;
 	struct gmm_stats stats = { 0 };
@@ -456,7 +458,7 @@ int main(int argc, char **argv)
 		return SUITE_SKIPPED;
 	printf("GMM_STRESS_SEED=%lu, %u s\n", (unsigned long)seed, seconds);
 	alarm(seconds + 120); /* a guest that waits for ever is a failure too */
-	rc = open_all();
+	rc = open_all(threads_text ? (uint32_t)atoi(threads_text) : 1);
 	must_be(rc, GMM_OK, "open");
 	if (rc)
 		return EXIT_FAILURE;

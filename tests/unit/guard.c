@@ -92,7 +92,7 @@ static void *watch(void *arg)
 {
 	(void)arg;
 	while (!over)
-		gmm__guard_check(&world->engine->guard, UINT64_MAX, 0);
+		gmm__guard_check(&world->engine->worker[0].guard, UINT64_MAX, 0);
 	return NULL;
 }
 
@@ -102,14 +102,14 @@ START_TEST(watchdog_races_with_merges)
 
 	open_twins(512);
 	ck_assert_int_eq(pthread_create(&watchdog, NULL, watch, NULL), 0);
-	for (unsigned round = 0; round < 300 && world->engine->guard.thawed < 4; round++) {
+	for (unsigned round = 0; round < 300 && world->engine->worker[0].guard.thawed < 4; round++) {
 		fake_unshare(a, 0, 512);
 		fake_unshare(b, 0, 512);
 		fake_passes(3); /* which compares every byte with what the guests wrote */
 	}
 	over = true;
 	pthread_join(watchdog, NULL);
-	ck_assert_uint_gt(world->engine->guard.late, 0);
+	ck_assert_uint_gt(world->engine->worker[0].guard.late, 0);
 	fake_passes(8);
 	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 512); /* what was put back is shared in the end */
 	ck_assert_uint_eq(fake_count(b, GMM_PAGE_SHARED), 512);

@@ -231,7 +231,7 @@ static void merge_with(struct fake_guest *guest, void (*between)(void))
 	struct gmm__catalog *catalog = guest->vm->domain->catalog;
 	struct gmm__progress progress = { 0 };
 	struct gmm__merge merge = { world->gmm, fake_backend(), catalog, &region, verdict, &progress, &nominations,
-				  &world->engine->waits, false, NULL };
+				  &world->engine->worker[0].waits, false, NULL };
 
 	ck_assert(gmm__vm_claim(guest->vm, false));
 	urcu_bp_read_lock();

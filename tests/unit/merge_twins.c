@@ -78,12 +78,12 @@ END_TEST
 /* The scan looked without the claim, while somebody exchanged mappings: what it saw is not so any more. */
 static void process_finding(enum gmm__found found, uint32_t page)
 {
-	struct gmm__job *job = &world->engine->job;
+	struct gmm__job *job = &world->engine->worker[0].job;
 
 	memset(job, 0, sizeof *job);
 	job->region = (struct gmm__region){ a->slot, 0, a->pages };
 	job->finding[page].found = found;
-	gmm__process_region(world->engine);
+	gmm__process_region(&world->engine->worker[0]);
 	fake_check();
 }
 

@@ -518,7 +518,7 @@ START_TEST(page_id_given_out_again)
 	check_module(a, 0x1000, GMM_CHECK_PROMOTE);
 	gmm__page_id id = a->slot->value[0];
 	fake_discard(a, 0, PAGES); /* the module's record of the page stays */
-	fake_pool(a)->cursor_chunk = fake_pool(a)->cursor_page = 0;
+	fake_pool(a)->cursor[0] = (struct gmm__pool_cursor){ 0, 0 };
 	c = fake_guest_new(NULL, PAGES);
 	fake_fill_range(c, 0, PAGES, 900);
 	add_module(c, "other.so", 0x1000, 0, PAGES);

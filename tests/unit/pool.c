@@ -240,11 +240,49 @@ START_TEST(generation_wraps)
 	gmm__page_id page = take(1, 1);
 	pool.chunks[0]->record[gmm__page_index(page)].generation = 0x3fff;
 	gmm__pool_drop(&pool, page, 1, GMM__DROP_UNFILLED);
-	pool.cursor_page = 0;
+	pool.cursor[0].page = 0;
 	ck_assert_uint_eq(take(1, 1), page);
 	ck_assert_uint_eq(gmm__pool_record(&pool, page).generation, 0);
 	ck_assert_uint_eq(gmm__pool_record(&pool, page).state, GMM__SLOT_SHARED);
 	gmm__pool_drop(&pool, page, 1, GMM__DROP_UNFILLED);
+	teardown();
+}
+END_TEST
+
+static gmm__page_id take_at(uint32_t cursor, uint32_t want)
+{
+	gmm__page_id first = GMM__NIL;
+
+	ck_assert_uint_eq(gmm__pool_reserve_at(&pool, cursor, want, &first), want);
+	return first;
+}
+
+static void drop_unfilled(gmm__page_id first, uint32_t count)
+{
+	gmm__pool_drop(&pool, first, count, GMM__DROP_UNFILLED);
+}
+
+/* What two threads reserve in turn is two rows, each in order, until both chunks are full. */
+START_TEST(cursors_do_not_interleave)
+{
+	enum { STEPS = 16, PAGES = GMM__CHUNK_PAGES / STEPS };
+	gmm__page_id row[2] = { GMM__NIL, GMM__NIL };
+
+	setup();
+	for (uint32_t i = 0; i < STEPS; i++)
+		for (uint32_t k = 0; k < 2; k++) {
+			gmm__page_id first = take_at(k, PAGES);
+			if (i == 0)
+				row[k] = first;
+			ck_assert_uint_eq(first, row[k] + i * PAGES);
+		}
+	ck_assert_uint_ne(gmm__page_chunk(row[0]), gmm__page_chunk(row[1]));
+	ck_assert_uint_eq(pool.live_chunks, 2);
+	/* A full chunk is nobody's any more: gaps in it are filled by whoever looks for one. */
+	drop_unfilled(row[1] + 7, 5);
+	ck_assert_uint_eq(take_at(0, 5), row[1] + 7);
+	for (uint32_t k = 0; k < 2; k++)
+		drop_unfilled(row[k], GMM__CHUNK_PAGES);
 	teardown();
 }
 END_TEST
@@ -267,7 +305,7 @@ START_TEST(the_same_page_or_none)
 	gmm__pool_drop(&pool, page, 1, GMM__DROP_REFERENCE);
 	gmm__pool_drop(&pool, page, 1, GMM__DROP_REFERENCE);
 	ck_assert(!gmm__pool_ref_same(&pool, page, generation));
-	pool.cursor_chunk = pool.cursor_page = 0; /* it is given out again */
+	pool.cursor[0] = (struct gmm__pool_cursor){ 0, 0 }; /* it is given out again */
 	ck_assert_uint_eq(take_filled(1, 9), page);
 	ck_assert(!gmm__pool_ref_same(&pool, page, generation));
 	ck_assert(gmm__pool_ref_same(&pool, page, generation + 1));
@@ -540,8 +578,7 @@ START_TEST(deferred_until_release)
 	ck_assert_uint_eq(gmm__pool_bytes(&pool, page + 1)[0], 9); /* a child may read it */
 	ck_assert_uint_eq(gmm__pool_ref(&pool, page + 1, 1), 0);
 	take(GMM__CHUNK_PAGES, GMM__CHUNK_PAGES - 4);
-	pool.cursor_page = 0;
-	pool.cursor_chunk = 0;
+	pool.cursor[0] = (struct gmm__pool_cursor){ 0, 0 };
 	refuse.resize = true;
 	take(1, 0);
 	refuse.resize = false;
@@ -662,7 +699,7 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		punched_at_the_last_reference, unfilled_reservation_is_not_punched, held_by_broken_covers,
-		covers_may_go_first, new_generation_each_time, generation_wraps, the_same_page_or_none,
+		covers_may_go_first, new_generation_each_time, generation_wraps, cursors_do_not_interleave, the_same_page_or_none,
 		the_same_page_of_this_pool, references_saturate,
 		broken_covers_saturate, punch_refused, drop_of_some_in_a_row, drop_across_chunks,
 		in_order_of_the_calls, lowest_chunk_with_a_gap_that_fits, more_than_a_chunk_is_cut,

@@ -108,13 +108,13 @@ START_TEST(not_all_is_reported_while_ram_is_removed)
 	struct world *w = open_world();
 
 	pass_until_shared(w);
-	gmm__remote_begin_pass(w->engine);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
 	ck_assert(w->service.reported);
 	ck_assert(gmm__vm_claim(w->vm[1], false));
-	gmm__remote_begin_pass(w->engine);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
 	ck_assert(!w->service.reported);
 	gmm__vm_release(w->vm[1]);
-	gmm__remote_begin_pass(w->engine);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
 	ck_assert(w->service.reported);
 	close_world(w);
 }
@@ -128,12 +128,12 @@ START_TEST(the_region_of_a_dying_slot_is_committed)
 
 	pass_until_shared(w);
 	uint32_t commits = w->service.commits;
-	w->engine->job.region = (struct gmm__region){ slot_of(w, 0), 0, PAGES };
-	memset(w->engine->job.finding, 0, PAGES * sizeof *w->engine->job.finding);
+	w->engine->worker[0].job.region = (struct gmm__region){ slot_of(w, 0), 0, PAGES };
+	memset(w->engine->worker[0].job.finding, 0, PAGES * sizeof *w->engine->worker[0].job.finding);
 	slot_of(w, 0)->dead = true;
-	gmm__remote_region(w->engine);
+	gmm__remote_region(&w->engine->worker[0]);
 	slot_of(w, 0)->dead = false;
-	gmm__remote_begin_pass(w->engine); /* the service has read all that was sent before it answers */
+	gmm__remote_begin_pass(&w->engine->worker[0]); /* the service has read all that was sent before it answers */
 	ck_assert_uint_gt(w->service.commits, commits);
 	close_world(w);
 }
@@ -154,10 +154,10 @@ START_TEST(a_slot_that_was_told_in_part_is_told_anew)
 	ck_assert(w->vm[0]->dead);
 	w->service.set_on_slot_add = NULL;
 	w->vm[0]->dead = false;
-	gmm__remote_begin_pass(w->engine);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
 	ck_assert(!w->service.reported);
 	gmm__engine_pass(w->engine);
-	gmm__remote_begin_pass(w->engine);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
 	ck_assert(w->service.reported);
 	ck_assert_uint_ge(w->service.reports, 2);
 	close_world(w);
@@ -194,7 +194,7 @@ START_TEST(a_vm_that_rests_is_announced)
 	gmm__remote_disconnect(w->gmm->remote, "the test ends it");
 	w->gmm->remote->retry_ns = 0;
 	gmm__engine_pass(w->engine);
-	gmm__remote_begin_pass(w->engine);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
 	ck_assert(w->service.reported);
 	ck_assert_uint_eq(w->service.reports, 2);
 	close_world(w);
