@@ -1,6 +1,8 @@
 /* Guard: the merge thread's and the watchdog's side of a freeze. */
 #include "dedup/guard.h"
 
+#include <stdatomic.h>
+
 void gmm__guard_init(struct gmm__guard *guard)
 {
 	gmm__lock_init(&guard->lock, GMM__RANK_LEAF);
@@ -27,14 +29,15 @@ void gmm__guard_open(struct gmm__guard *guard, const struct gmm__backend *backen
 {
 	guard->backend = backend;
 	guard->freeze = freeze;
-	__atomic_store_n(&guard->phase, GMM__GUARD_OPEN, __ATOMIC_RELEASE); /* with the acquire of who leaves OPEN */
+	atomic_store_explicit(&guard->phase, GMM__GUARD_OPEN, memory_order_release); /* with the acquire of who leaves OPEN */
 }
 
 static bool leave_open(struct gmm__guard *guard, uint32_t next)
 {
 	uint32_t open = GMM__GUARD_OPEN;
 
-	return __atomic_compare_exchange_n(&guard->phase, &open, next, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+	return atomic_compare_exchange_strong_explicit(&guard->phase, &open, next, memory_order_acq_rel,
+						       memory_order_acquire);
 }
 
 bool gmm__guard_close(struct gmm__guard *guard)

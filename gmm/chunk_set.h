@@ -38,7 +38,7 @@ enum { GMM__PFN_MAX = 0xfffffff0u, GMM__NEXT_MASK = 0x7ff };
 /* FREE: next, zeroed. USED: pfn, vm; zeroed: its bytes are zero as far as the allocator knows; apart: of account SHADOW or
  * FIXED; known: next holds bits of the digest that the engine saw last, so that it can tell whether the page changed. */
 struct gmm__private_record {
-	uint32_t pfn;
+	_Alignas(8) uint32_t pfn; /* so that every compiler knows it can be written at once */
 	uint32_t vm : 16;    /* handle */
 	uint32_t next : 11;  /* GMM__CHUNK_PAGES: the last */
 	uint32_t zeroed : 1;
