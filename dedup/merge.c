@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <urcu/urcu-bp.h>
 
+#include "dedup/engine.h"
 #include "dedup/verify.h"
-#include "dedup/worker.h"
 
 /* Pages of one run in a piece. */
 struct part {
@@ -113,13 +113,28 @@ static struct gmm__slot *hold_twin(struct piece *p, gmm__page_id twin)
 	return p->twins;
 }
 
+/* Another worker has shared this content since the verdict: the next verdict is to join it. Two that promote it in the same
+ * moment are not told from each other: then it is shared twice. */
+static bool is_shared_by_now(const struct piece *p, uint32_t page)
+{
+	struct gmm__catalog *catalog = p->merge->catalog;
+	const struct gmm__worker *worker = p->merge->worker;
+
+	if (!worker || worker->engine->workers == 1)
+		return false;
+	gmm__lock_take(&catalog->lock);
+	bool shared = gmm__shared_find(&catalog->shared, p->slot->value[page]) != GMM__NIL;
+	gmm__lock_give(&catalog->lock);
+	return shared;
+}
+
 /* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin cannot be looked at
  * now waits for the next pass. */
 static bool has_twin(struct piece *p, uint32_t page)
 {
 	const struct gmm__merge *m = p->merge;
 	gmm__page_id id = m->verdict[page - m->region->first].page;
-	struct gmm__slot *slot = hold_twin(p, id);
+	struct gmm__slot *slot = is_shared_by_now(p, page) ? NULL : hold_twin(p, id);
 
 	if (!slot)
 		return false;
