@@ -52,7 +52,7 @@ both=(--trace "$work/a.u64" --trace "$work/b.u64")
 why_json "${both[@]}"
 [ "$(jq -s 'map(type) == ["object"]' "$work/out")" = true ] || fail "stdout is not exactly one JSON object"
 check "all" '. == (map_values(0) + { zero: 4, shared: 32, unique: 4 })'
-check "every state is there" 'length == 17 and has("budget") and has("absent")'
+check "every state is there" 'length == 16 and has("budget") and has("absent")'
 
 why_json "${both[@]}" --vm 2
 check "one VM" '[.zero, .shared, .unique, add] == [1, 16, 3, 20]'
