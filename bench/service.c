@@ -216,5 +216,6 @@ int bench_service(int argc, char **argv)
 		gmm__bench_client_kill(&arg.clients, i);
 	struct bench_options print = { .json = arg.json };
 	gmm__bench_print(result, &print);
+	free(arg.clients.pid);
 	return EXIT_SUCCESS;
 }
