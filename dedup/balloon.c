@@ -6,29 +6,8 @@
 #include "dedup/account.h"
 #include "dedup/balloon.h"
 #include "dedup/fork.h"
+#include "dedup/range.h"
 #include "gmm/paged.h"
-
-/* Checks that the range lies in RAM slots and claims the VM. */
-static int begin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
-{
-	struct gmm__part part;
-	uint64_t at = 0;
-
-	if (!vm || size == 0)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (guest_addr % GMM__PAGE_BYTES || size % GMM__PAGE_BYTES)
-		return GMM_ERR_MISALIGNED;
-	if (!gmm__fork_is_home(vm->gmm))
-		return GMM_ERR_WRONG_PROCESS;
-	if (!gmm__vm_claim(vm, false))
-		return GMM_ERR_WRONG_ORDER;
-	while (gmm__vm_part(vm, guest_addr / GMM__PAGE_BYTES + at, size / GMM__PAGE_BYTES - at, &part))
-		at += part.pages;
-	if (at == size / GMM__PAGE_BYTES)
-		return GMM_OK;
-	gmm__vm_release(vm);
-	return GMM_ERR_NOT_FOUND;
-}
 
 static bool is_ballooned(const struct gmm__slot *slot, uint32_t page)
 {
@@ -88,28 +67,18 @@ uint64_t gmm__balloon_deflate(const struct gmm__part *part)
 	return pages;
 }
 
-static bool any_pinned(const struct gmm_vm *vm, uint64_t gfn, uint64_t pages)
-{
-	struct gmm__part part;
-
-	for (uint64_t at = 0; gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
-		for (uint32_t i = part.first; i < part.first + part.pages; i++)
-			if (part.slot->state[i] & GMM__FLAG_PINNED)
-				return true;
-	return false;
-}
-
 int gmm_vm_balloon_inflate(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, uint64_t *ret_pages)
 {
-	uint64_t gfn = guest_addr / GMM__PAGE_BYTES, pages = size / GMM__PAGE_BYTES, ballooned = 0;
+	struct gmm__range range;
 	struct gmm__part part;
+	uint64_t ballooned = 0;
 
-	int status = begin(vm, guest_addr, size);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
-	if (any_pinned(vm, gfn, pages))
+	if (gmm__range_any_pinned(&range))
 		status = GMM_ERR_PINNED;
-	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
+	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, range.gfn + at, range.pages - at, &part); at += part.pages)
 		status = gmm__balloon_inflate(gmm__backend_mapped(), &part, &ballooned);
 	gmm__vm_release(vm);
 	if (status == GMM_OK && ret_pages)
@@ -119,13 +88,14 @@ int gmm_vm_balloon_inflate(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size
 
 int gmm_vm_balloon_deflate(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, uint64_t *ret_pages)
 {
-	uint64_t gfn = guest_addr / GMM__PAGE_BYTES, pages = size / GMM__PAGE_BYTES, deflated = 0;
+	struct gmm__range range;
 	struct gmm__part part;
+	uint64_t deflated = 0;
 
-	int status = begin(vm, guest_addr, size);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
-	for (uint64_t at = 0; gmm__vm_part(vm, gfn + at, pages - at, &part); at += part.pages)
+	for (uint64_t at = 0; gmm__vm_part(vm, range.gfn + at, range.pages - at, &part); at += part.pages)
 		deflated += gmm__balloon_deflate(&part);
 	gmm__vm_release(vm);
 	if (ret_pages)

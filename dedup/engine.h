@@ -106,10 +106,6 @@ void gmm__engine_pass(struct gmm__engine *engine);
 /* The part of a worker other than the first: joins passes until the engine stops. */
 void gmm__engine_join_passes(struct gmm__worker *worker);
 
-/* The slot at or after gfn `from`; looked up anew each time, since slots come and go. While the engine visits the VM it is
- * not freed. */
-struct gmm__slot *gmm__engine_next_slot(struct gmm_vm *vm, uint64_t from);
-
 /* What the engine knows of new RAM: it is not settled any more. */
 void gmm__engine_disturb(struct gmm *gmm);
 

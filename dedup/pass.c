@@ -7,7 +7,6 @@
 #include "dedup/engine.h"
 
 #include <string.h>
-#include <urcu/urcu-bp.h>
 
 #include "dedup/errand.h"
 #include "dedup/fork.h"
@@ -148,19 +147,6 @@ static bool scan_slot(struct gmm__worker *worker, struct gmm__slot *slot)
 	return true;
 }
 
-struct gmm__slot *gmm__engine_next_slot(struct gmm_vm *vm, uint64_t from)
-{
-	struct gmm__slot *found = NULL;
-
-	urcu_bp_read_lock();
-	const struct gmm__slots *slots = rcu_dereference(vm->slots);
-	for (uint32_t i = 0; !found && i < slots->n; i++)
-		if (slots->slot[i]->gfn >= from && !slots->slot[i]->dead)
-			found = slots->slot[i];
-	urcu_bp_read_unlock();
-	return found;
-}
-
 /* The next VM in scan order that no worker has taken in this pass, now visited; NULL at the end. Ends the visit of
  * `last`. */
 static struct gmm_vm *next_vm(struct gmm__engine *engine, struct gmm_vm *last)
@@ -219,7 +205,7 @@ static void scan_vm(struct gmm__worker *worker, struct gmm_vm *vm)
 	}
 	if (!engine->gmm->remote && gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
 		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
-	while (gmm__remote_scans(vm) && !vm->dead && !engine->stopping && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
+	while (gmm__remote_scans(vm) && !vm->dead && !engine->stopping && (slot = gmm__visit_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
 		if (!scan_slot(worker, slot))
 			break;

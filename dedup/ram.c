@@ -12,6 +12,7 @@
 #include "dedup/fork.h"
 #include "dedup/instance.h"
 #include "dedup/mapped.h"
+#include "dedup/range.h"
 #include "dedup/remote.h"
 
 enum { RAM_PAGES_MAX = UINT32_MAX - GMM__CHUNK_PAGES };
@@ -130,18 +131,9 @@ int gmm__vm_add_shadow(struct gmm_vm *vm, uint64_t gfn, uint32_t pages, struct g
 	return status;
 }
 
-static int check_arguments(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
-{
-	if (!vm || size == 0)
-		return GMM_ERR_INVALID_PARAMETER;
-	if (misaligned(guest_addr) || misaligned(size))
-		return GMM_ERR_MISALIGNED;
-	return gmm__fork_is_home(vm->gmm) ? GMM_OK : GMM_ERR_WRONG_PROCESS;
-}
-
 static int check_new_ram(const struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
-	int status = check_arguments(vm, guest_addr, size);
+	int status = gmm__range_check(vm, guest_addr, size);
 
 	if (status == GMM_OK && vm->paged)
 		return GMM_ERR_WRONG_KIND;
@@ -200,13 +192,6 @@ int gmm_vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, void *addr, uint64_
 	return status;
 }
 
-/* Pages of a VM's slots. */
-struct range {
-	struct gmm_vm *vm;
-	uint64_t gfn;
-	uint64_t pages;
-};
-
 /* ---- making pages private --------------------------------------------------------------------------------------------- */
 
 /* Covered pages in a row from `page` on, up to `end`. */
@@ -264,7 +249,7 @@ static int check_need(const struct gmm *gmm, const struct need *need)
 
 /* leave_pinned: broken pages that somebody may have pinned stay where they are, private already, over their cover;
  * else they are an error. */
-static int privatise_range(const struct range *range, bool leave_pinned)
+static int privatise_range(const struct gmm__range *range, bool leave_pinned)
 {
 	struct need need = { 0 };
 	struct gmm__part part;
@@ -479,27 +464,6 @@ int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 
 /* ---- ranges ------------------------------------------------------------------------------------------------------------------ */
 
-/* Checks the arguments of a call on a range and claims the VM. */
-static int begin_range(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, struct range *ret_range)
-{
-	int status = check_arguments(vm, guest_addr, size);
-	if (status != GMM_OK)
-		return status;
-	struct range range = { vm, guest_addr / GMM__PAGE_BYTES, size / GMM__PAGE_BYTES };
-	struct gmm__part part;
-	uint64_t at = 0;
-	if (!gmm__vm_claim(vm, false))
-		return GMM_ERR_WRONG_ORDER;
-	while (gmm__vm_part(vm, range.gfn + at, range.pages - at, &part))
-		at += part.pages;
-	if (at < range.pages) {
-		gmm__vm_release(vm);
-		return GMM_ERR_NOT_FOUND;
-	}
-	*ret_range = range;
-	return GMM_OK;
-}
-
 /* Sets or clears a refusal; the pages are private. */
 static void set_refused(const struct gmm__part *part, uint8_t flag, bool on)
 {
@@ -518,7 +482,7 @@ static void set_refused(const struct gmm__part *part, uint8_t flag, bool on)
 	}
 }
 
-static void set_range_refused(const struct range *range, uint8_t flag, bool on)
+static void set_range_refused(const struct gmm__range *range, uint8_t flag, bool on)
 {
 	struct gmm__part part;
 
@@ -528,9 +492,9 @@ static void set_range_refused(const struct range *range, uint8_t flag, bool on)
 
 int gmm_vm_set_unshareable(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, bool unshareable)
 {
-	struct range range;
+	struct gmm__range range;
 
-	int status = begin_range(vm, guest_addr, size, &range);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
 	if (unshareable)
@@ -543,9 +507,9 @@ int gmm_vm_set_unshareable(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size
 
 int gmm_vm_pin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
-	struct range range;
+	struct gmm__range range;
 
-	int status = begin_range(vm, guest_addr, size, &range);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
 	struct gmm__pin *pin = gmm__mem_alloc(&vm->gmm->mem, sizeof *pin);
@@ -562,7 +526,7 @@ int gmm_vm_pin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 }
 
 /* Takes out a pin of exactly this range. */
-static struct gmm__pin *take_pin(const struct range *range)
+static struct gmm__pin *take_pin(const struct gmm__range *range)
 {
 	struct gmm__pin **link = &range->vm->pins;
 
@@ -576,9 +540,9 @@ static struct gmm__pin *take_pin(const struct range *range)
 
 int gmm_vm_unpin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
-	struct range range;
+	struct gmm__range range;
 
-	int status = begin_range(vm, guest_addr, size, &range);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
 	struct gmm__pin *pin = take_pin(&range);
@@ -587,22 +551,11 @@ int gmm_vm_unpin(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 		/* Other pins may overlap this one. */
 		for (const struct gmm__pin *p = vm->pins; p; p = p->next)
 			if (overlaps(p->gfn, p->pages, range.gfn, range.pages))
-				set_range_refused(&(struct range){ vm, p->gfn, p->pages }, GMM__FLAG_PINNED, true);
+				set_range_refused(&(struct gmm__range){ vm, p->gfn, p->pages }, GMM__FLAG_PINNED, true);
 	}
 	gmm__mem_free(&vm->gmm->mem, pin, sizeof *pin);
 	gmm__vm_release(vm);
 	return pin ? GMM_OK : GMM_ERR_NOT_FOUND;
-}
-
-static bool any_pinned(const struct range *range)
-{
-	struct gmm__part part;
-
-	for (uint64_t at = 0; gmm__vm_part(range->vm, range->gfn + at, range->pages - at, &part); at += part.pages)
-		for (uint32_t i = part.first; i < part.first + part.pages; i++)
-			if (part.slot->state[i] & GMM__FLAG_PINNED)
-				return true;
-	return false;
 }
 
 static int discard_part(const struct gmm__part *part)
@@ -617,13 +570,13 @@ static int discard_part(const struct gmm__part *part)
 
 int gmm_vm_discard(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
-	struct range range;
+	struct gmm__range range;
 	struct gmm__part part;
 
-	int status = begin_range(vm, guest_addr, size, &range);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
-	if (any_pinned(&range))
+	if (gmm__range_any_pinned(&range))
 		status = GMM_ERR_PINNED;
 	for (uint64_t at = 0; status == GMM_OK && gmm__vm_part(vm, range.gfn + at, range.pages - at, &part);
 	     at += part.pages)
@@ -634,10 +587,10 @@ int gmm_vm_discard(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 
 int gmm_vm_unshare(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size)
 {
-	struct range range;
+	struct gmm__range range;
 	struct gmm__part part;
 
-	int status = begin_range(vm, guest_addr, size, &range);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
 	status = privatise_range(&range, false);
@@ -656,7 +609,7 @@ int gmm__vm_unshare_all(struct gmm_vm *vm)
 	if (!gmm__vm_claim(vm, false))
 		return GMM_OK; /* it is being destroyed */
 	for (uint32_t i = 0; i < vm->slots->n && status == GMM_OK; i++) {
-		struct range range = { vm, vm->slots->slot[i]->gfn, vm->slots->slot[i]->pages };
+		struct gmm__range range = { vm, vm->slots->slot[i]->gfn, vm->slots->slot[i]->pages };
 		status = privatise_range(&range, false);
 	}
 	gmm__vm_release(vm);
@@ -666,12 +619,12 @@ int gmm__vm_unshare_all(struct gmm_vm *vm)
 int gmm_vm_why(struct gmm_vm *vm, uint64_t guest_addr, uint64_t size, uint64_t ret_state_pages[GMM_PAGE_STATES])
 {
 	uint64_t pages[GMM_PAGE_STATES] = { 0 };
-	struct range range;
+	struct gmm__range range;
 	struct gmm__part part;
 
 	if (!ret_state_pages)
 		return GMM_ERR_INVALID_PARAMETER;
-	int status = begin_range(vm, guest_addr, size, &range);
+	int status = gmm__range_begin(vm, guest_addr, size, &range);
 	if (status != GMM_OK)
 		return status;
 	for (uint64_t at = 0; gmm__vm_part(vm, range.gfn + at, range.pages - at, &part); at += part.pages)

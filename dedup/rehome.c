@@ -179,8 +179,9 @@ static bool will_follow(const struct place *a, const struct place *b)
 	       b->row->offset + (b->page - b->row->from) == a->row->offset + (a->page - a->row->from) + 1;
 }
 
-static void weigh_slot(struct gmm__moves *moves, const struct gmm__slot *slot)
+static void weigh_slot(void *arg, struct gmm__slot *slot)
 {
+	struct gmm__moves *moves = arg;
 	struct place last = { GMM__NIL, NULL };
 
 	for (uint32_t page = 0; page < slot->pages; page++) {
@@ -195,17 +196,9 @@ static void weigh_slot(struct gmm__moves *moves, const struct gmm__slot *slot)
 
 void gmm__moves_weigh(struct gmm__moves *moves, const struct gmm__rehome *rehome)
 {
-	struct gmm__domain *domain = rehome->domain;
-	struct gmm__slot *slot;
-
 	for (uint32_t i = 0; i < moves->groups; i++)
 		moves->group[i].gain = 0;
-	for (struct gmm_vm *vm = gmm__visit_begin(rehome->gmm, domain, 0), *next; vm; vm = next) {
-		for (uint64_t from = 0; !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL; from = slot->gfn + slot->pages)
-			weigh_slot(moves, slot);
-		next = gmm__visit_begin(rehome->gmm, domain, vm->number);
-		gmm__visit_end(vm);
-	}
+	gmm__visit_slots(rehome->gmm, rehome->domain, weigh_slot, moves);
 }
 
 /* ---- new pages --------------------------------------------------------------------------------------------------------- */
@@ -282,14 +275,20 @@ static uint32_t move_piece(const struct gmm__moves *moves, const struct gmm__reh
 	return n > 0 ? n : 1;
 }
 
-static uint64_t move_slot(const struct gmm__moves *moves, const struct gmm__rehome *rehome, struct gmm__slot *slot)
+/* What is carried out, and how many pages were moved. */
+struct moving {
+	const struct gmm__moves *moves;
+	const struct gmm__rehome *rehome;
+	uint64_t moved;
+};
+
+static void move_slot(void *arg, struct gmm__slot *slot)
 {
-	uint64_t moved = 0;
+	struct moving *m = arg;
 	gmm__page_id to;
 
 	for (uint32_t page = 0; page < slot->pages && !slot->dead && !slot->vm->dead;)
-		page += piece_at(moves, slot, page, 1, &to) ? move_piece(moves, rehome, slot, page, &moved) : 1;
-	return moved;
+		page += piece_at(m->moves, slot, page, 1, &to) ? move_piece(m->moves, m->rehome, slot, page, &m->moved) : 1;
 }
 
 /* Somebody still uses an old page: a guest had no memory for the moment, or wrote to it and will be found broken. */
@@ -302,27 +301,14 @@ static bool anybody_left(const struct gmm__moves *moves, struct gmm__pool *pool)
 	return false;
 }
 
-static uint64_t move_all(const struct gmm__moves *moves, const struct gmm__rehome *rehome)
-{
-	struct gmm__slot *slot;
-	uint64_t moved = 0;
-
-	for (struct gmm_vm *vm = gmm__visit_begin(rehome->gmm, rehome->domain, 0), *next; vm; vm = next) {
-		for (uint64_t from = 0; !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL; from = slot->gfn + slot->pages)
-			moved += move_slot(moves, rehome, slot);
-		next = gmm__visit_begin(rehome->gmm, rehome->domain, vm->number);
-		gmm__visit_end(vm);
-	}
-	return moved;
-}
-
 uint64_t gmm__moves_carry_out(const struct gmm__moves *moves, const struct gmm__rehome *rehome)
 {
-	uint64_t moved = move_all(moves, rehome);
+	struct moving m = { .moves = moves, .rehome = rehome };
 
+	gmm__visit_slots(rehome->gmm, rehome->domain, move_slot, &m);
 	if (anybody_left(moves, rehome->catalog->pool))
-		moved += move_all(moves, rehome);
-	return moved;
+		gmm__visit_slots(rehome->gmm, rehome->domain, move_slot, &m);
+	return m.moved;
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------------------------ */

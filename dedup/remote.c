@@ -13,6 +13,7 @@
 #include "dedup/catalog.h"
 #include "dedup/engine.h"
 #include "dedup/instance.h"
+#include "dedup/visit.h"
 #include "gmm/sys/sys.h"
 
 _Static_assert((int)GMM__WIRE_REGION_PAGES == (int)GMM__REGION_PAGES, "the protocol's regions are the engine's");
@@ -655,7 +656,7 @@ static void announce(struct gmm__remote *remote, struct gmm_vm *vm)
 
 	if (!vm->remote && !announce_vm(remote, vm))
 		return;
-	while (remote->socket >= 0 && !vm->dead && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
+	while (remote->socket >= 0 && !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
 		if (!slot->remote)
 			announce_slot(remote, slot);
@@ -681,7 +682,7 @@ static void join_looked(struct gmm__worker *worker, struct gmm_vm *vm)
 	uint64_t from = 0;
 	struct gmm__slot *slot;
 
-	while (!vm->dead && (slot = gmm__engine_next_slot(vm, from)) != NULL) {
+	while (!vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL) {
 		from = slot->gfn + slot->pages;
 		for (uint32_t first = 0; first < slot->pages && !slot->dead; first = region_end(slot, first)) {
 			struct gmm__region region = { slot, first, region_end(slot, first) - first };

@@ -38,25 +38,15 @@ static uint32_t mapping_at(const struct gmm__slot *slot, uint32_t page)
 	return n;
 }
 
-static void survey_slot(struct survey *survey, const struct gmm__slot *slot)
+static void survey_slot(void *arg, struct gmm__slot *slot)
 {
+	struct survey *survey = arg;
+
 	for (uint32_t page = 0, n; page < slot->pages; page += n ? n : 1) {
 		if ((n = waiting_span(slot, page)) > 0)
 			gmm__plan_count(&survey->waiting, n);
 		else if ((n = mapping_at(slot, page)) > 0)
 			gmm__plan_count(&survey->mapped, n);
-	}
-}
-
-static void survey_all(struct gmm *gmm, struct survey *survey)
-{
-	struct gmm__slot *slot;
-
-	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
-		for (uint64_t from = 0; !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL; from = slot->gfn + slot->pages)
-			survey_slot(survey, slot);
-		next = gmm__visit_begin(gmm, NULL, vm->number);
-		gmm__visit_end(vm);
 	}
 }
 
@@ -104,38 +94,41 @@ static bool give_back(const struct gmm__backend *backend, struct gmm__slot *slot
 	return done > 0;
 }
 
-static uint32_t shed_slot(const struct gmm__backend *backend, struct gmm__slot *slot, int level, uint32_t limit)
-{
-	uint32_t shed = 0;
+/* What is given back: mappings of a level, up to a limit. */
+struct shedding {
+	const struct gmm__backend *backend;
+	int level;
+	uint32_t limit;
+	uint32_t mappings; /* given back so far */
+};
 
-	for (uint32_t page = 0; page < slot->pages && shed < limit && !slot->dead && !slot->vm->dead;) {
+static void shed_slot(void *arg, struct gmm__slot *slot)
+{
+	struct shedding *s = arg;
+
+	for (uint32_t page = 0; page < slot->pages && s->mappings < s->limit && !slot->dead && !slot->vm->dead;) {
 		uint32_t n = mapping_at(slot, page);
-		if (n > 0 && level_of(n) == level)
-			shed += give_back(backend, slot, page, level);
+		if (n > 0 && level_of(n) == s->level)
+			s->mappings += give_back(s->backend, slot, page, s->level);
 		page += n > 0 ? n : 1;
 	}
-	return shed;
 }
 
 struct gmm__shed gmm__shed_shortest(struct gmm *gmm, const struct gmm__backend *backend)
 {
 	struct gmm__shed shed = { 0 };
 	struct survey survey = { 0 };
-	struct gmm__slot *slot;
-	int level;
+	struct shedding s = { .backend = backend };
 
 	if (gmm->options.repair != GMM_REPAIR_PROMISED || gmm__sys_pinned_bytes(gmm__sys_of(gmm)) > 0 ||
 	    gmm->mappings + gmm->max_mappings / 16 < gmm->max_mappings)
 		return shed;
-	survey_all(gmm, &survey);
-	uint64_t wanted = decide(gmm, &survey, &level);
-	uint32_t limit = wanted < GMM__SHED_MAX ? (uint32_t)wanted : GMM__SHED_MAX;
-	for (struct gmm_vm *vm = limit ? gmm__visit_begin(gmm, NULL, 0) : NULL, *next; vm; vm = next) {
-		for (uint64_t from = 0; !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL; from = slot->gfn + slot->pages)
-			shed.mappings += shed_slot(backend, slot, level, limit - shed.mappings);
-		next = gmm__visit_begin(gmm, NULL, vm->number);
-		gmm__visit_end(vm);
-	}
-	shed.min_run = shed.mappings ? 2u << level : 0;
+	gmm__visit_slots(gmm, NULL, survey_slot, &survey);
+	uint64_t wanted = decide(gmm, &survey, &s.level);
+	s.limit = wanted < GMM__SHED_MAX ? (uint32_t)wanted : GMM__SHED_MAX;
+	if (s.limit)
+		gmm__visit_slots(gmm, NULL, shed_slot, &s);
+	shed.mappings = s.mappings;
+	shed.min_run = shed.mappings ? 2u << s.level : 0;
 	return shed;
 }

@@ -40,3 +40,16 @@ struct gmm__slot *gmm__visit_slot(struct gmm_vm *vm, uint64_t from)
 	urcu_bp_read_unlock();
 	return found;
 }
+
+void gmm__visit_slots(struct gmm *gmm, const struct gmm__domain *domain, void (*fn)(void *arg, struct gmm__slot *slot),
+		      void *arg)
+{
+	struct gmm__slot *slot;
+
+	for (struct gmm_vm *vm = gmm__visit_begin(gmm, domain, 0), *next; vm; vm = next) {
+		for (uint64_t from = 0; !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL; from = slot->gfn + slot->pages)
+			fn(arg, slot);
+		next = gmm__visit_begin(gmm, domain, vm->number);
+		gmm__visit_end(vm);
+	}
+}

@@ -15,4 +15,8 @@ void gmm__visit_end(struct gmm_vm *vm);
 /* The first slot that ends above gfn `from` and is not dead; looked up anew each time, since slots come and go. */
 struct gmm__slot *gmm__visit_slot(struct gmm_vm *vm, uint64_t from);
 
+/* Calls fn for each slot of the domain's VMs (NULL: of all), each visited meanwhile; fn leaves a slot that is dead. */
+void gmm__visit_slots(struct gmm *gmm, const struct gmm__domain *domain, void (*fn)(void *arg, struct gmm__slot *slot),
+		      void *arg);
+
 #endif
