@@ -154,3 +154,12 @@ void gmm__account_verdicts(const struct gmm__region *region, struct gmm__verdict
 			account_verdict(region->slot, region->first + i, &verdict[i], progress);
 	}
 }
+
+bool gmm__account_nominate(struct gmm__slot *slot, uint32_t page)
+{
+	if (slot->dead || gmm__slot_state(slot, page) != GMM_PAGE_UNIQUE || slot->state[page] & GMM__FLAGS_REFUSED)
+		return false;
+	gmm__slot_set(slot, page, GMM_PAGE_NOMINATED, slot->value[page]);
+	gmm__slot_wake(slot, page, 1);
+	return true;
+}

@@ -32,6 +32,10 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 void gmm__account_verdicts(const struct gmm__region *region, struct gmm__verdict *verdict,
 			   struct gmm__progress *progress);
 
+/* A unique page of which a twin is known now waits for its merge. False when it is none, or must not be shared. The caller
+ * has the claim. */
+bool gmm__account_nominate(struct gmm__slot *slot, uint32_t page);
+
 /* Changes page states in [first, first + count) and keeps the VM's counts of mappings and runs: begin, any number of
  * gmm__slot_set in the range, end. The caller has the claim. */
 struct gmm__seams gmm__account_begin(const struct gmm__slot *slot, uint32_t first, uint32_t count);

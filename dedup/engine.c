@@ -54,13 +54,10 @@ void gmm__engine_unwatch(struct gmm__engine *engine)
 /* Waits until a merge thread has work, or, while one has, for a time. With watch_lock. */
 static void watchdog_wait(struct gmm__engine *engine, uint64_t ns)
 {
-	enum { NS_PER_S = 1000000000 };
-	uint64_t end = gmm__sys_of(engine->gmm)->clock_ns() + ns;
-	struct timespec t = { (time_t)(end / NS_PER_S), (long)(end % NS_PER_S) };
-
 	engine->watchdog_sleeps = engine->working == 0;
 	if (engine->working)
-		pthread_cond_timedwait(&engine->watch_changed, &engine->watch_lock.mutex, &t);
+		gmm__lock_wait_until(&engine->watch_lock, &engine->watch_changed,
+				     gmm__sys_of(engine->gmm)->clock_ns() + ns);
 	else
 		gmm__lock_wait(&engine->watch_lock, &engine->watch_changed);
 	engine->watchdog_sleeps = false;
@@ -191,16 +188,6 @@ void gmm__engine_destroy(struct gmm__engine *engine)
 	gmm__lock_destroy(&engine->budget_lock);
 }
 
-static void init_watch_changed(struct gmm__engine *engine)
-{
-	pthread_condattr_t monotonic;
-
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&engine->watch_changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
-}
-
 void gmm__engine_init(struct gmm__engine *engine, struct gmm *gmm, const struct gmm__backend *backend, uint32_t workers)
 {
 	engine->gmm = gmm;
@@ -211,7 +198,7 @@ void gmm__engine_init(struct gmm__engine *engine, struct gmm *gmm, const struct 
 	engine->retry_budget = true;
 	engine->workers = workers;
 	pthread_cond_init(&engine->pass_changed, NULL);
-	init_watch_changed(engine);
+	gmm__cond_init(&engine->watch_changed);
 	gmm__lock_init(&engine->watch_lock, GMM__RANK_LEAF);
 	gmm__lock_init(&engine->budget_lock, GMM__RANK_LEAF);
 	for (uint32_t i = 0; i < workers; i++)

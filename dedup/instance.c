@@ -15,6 +15,7 @@
 #include "dedup/fork.h"
 #include "dedup/mapped.h"
 #include "dedup/remote.h"
+#include "gmm/counts.h"
 #include "gmm/paged.h"
 
 enum { VM_MAX = 65535 };
@@ -57,12 +58,7 @@ static int check_host(struct gmm *gmm)
 
 static void init_locks(struct gmm *gmm)
 {
-	pthread_condattr_t monotonic;
-
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&gmm->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
+	gmm__cond_init(&gmm->changed);
 	gmm__lock_init(&gmm->lock, GMM__RANK_INSTANCE);
 	gmm__lock_init(&gmm->ram_lock, GMM__RANK_RAM);
 	gmm__lock_init(&gmm->freeze_lock, GMM__RANK_FREEZE);
@@ -464,21 +460,11 @@ int gmm_engine_stop(struct gmm *gmm)
 
 /* ---- statistics -------------------------------------------------------------------------------------------------------------- */
 
-static void add_vm(struct gmm_vm_stats *total, const struct gmm_vm_stats *vm)
-{
-	/* The structure is an array of 64-bit counts. */
-	uint64_t *to = (uint64_t *)total;
-	const uint64_t *from = (const uint64_t *)vm;
-
-	for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
-		to[i] += from[i];
-}
-
 static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 {
 	for (const struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		struct gmm_vm_stats own = vm->paged ? gmm__paged_vm_stats(vm->paged) : vm->stats;
-		add_vm(&stats->total, &own);
+		gmm__counts_add(&stats->total, &own, sizeof own);
 		stats->vms++;
 	}
 	gmm__accounts_derive(&stats->total);

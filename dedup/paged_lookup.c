@@ -4,6 +4,7 @@
 #include <string.h>
 #include <urcu/urcu-bp.h>
 
+#include "dedup/account.h"
 #include "gmm/paged.h"
 
 /* ---- shared pages --------------------------------------------------------------------------------------------- */
@@ -183,11 +184,7 @@ void gmm__paged_lookup_nominate(struct gmm_vm *vm, gmm__page_id twin)
 	struct gmm__slot *slot = gmm__chunk_table_slot(vm->gmm->source.table, gmm__page_chunk(twin));
 	uint32_t i = slot ? twin - gmm__slot_page_id(slot, 0) : 0;
 	if (slot && slot->vm->domain == vm->domain && i < slot->pages && gmm__vm_try_claim(slot->vm)) {
-		if (!slot->dead && gmm__slot_state(slot, i) == GMM_PAGE_UNIQUE &&
-		    !(slot->state[i] & GMM__FLAGS_REFUSED)) {
-			gmm__slot_set(slot, i, GMM_PAGE_NOMINATED, slot->value[i]);
-			gmm__slot_wake(slot, i, 1);
-		}
+		gmm__account_nominate(slot, i);
 		gmm__vm_release(slot->vm);
 	}
 	urcu_bp_read_unlock();

@@ -15,6 +15,7 @@
 #include "dedup/process.h"
 #include "dedup/remote.h"
 #include "dedup/visit.h"
+#include "gmm/counts.h"
 
 enum { PREFETCH_PAGES = 8 };
 
@@ -316,16 +317,6 @@ void gmm__engine_join_passes(struct gmm__worker *worker)
 	gmm__lock_give(lock);
 }
 
-/* The structure is an array of 64-bit counts. */
-static void add_progress(struct gmm__progress *total, const struct gmm__progress *part)
-{
-	uint64_t *to = (uint64_t *)total;
-	const uint64_t *from = (const uint64_t *)part;
-
-	for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
-		to[i] += from[i];
-}
-
 static void begin_progress(struct gmm__engine *engine)
 {
 	for (uint32_t i = 0; i < engine->workers; i++) {
@@ -338,7 +329,7 @@ static void sum_progress(struct gmm__engine *engine)
 {
 	memset(&engine->progress, 0, sizeof engine->progress);
 	for (uint32_t i = 0; i < engine->workers; i++)
-		add_progress(&engine->progress, &engine->worker[i].progress);
+		gmm__counts_add(&engine->progress, &engine->worker[i].progress, sizeof engine->progress);
 }
 
 void gmm__engine_pass(struct gmm__engine *engine)

@@ -45,11 +45,16 @@ uint32_t gmm__plan_runs(const struct gmm__verdict *verdict, const struct gmm__re
 	return runs;
 }
 
+int gmm__plan_level(uint32_t pages)
+{
+	int level = 31 - __builtin_clz(pages | 1);
+
+	return level < GMM__RUN_LEVELS ? level : GMM__RUN_LEVELS - 1;
+}
+
 void gmm__plan_count(struct gmm__run_lengths *lengths, uint32_t count)
 {
-	int level = 31 - __builtin_clz(count | 1);
-
-	lengths->runs[level < GMM__RUN_LEVELS ? level : GMM__RUN_LEVELS - 1]++;
+	lengths->runs[gmm__plan_level(count)]++;
 }
 
 uint32_t gmm__plan_threshold(const struct gmm__vm_plan *plan, bool fits)

@@ -19,6 +19,8 @@ enum { GMM__RUN_LEVELS = 8 };
 struct gmm__run_lengths {
 	uint64_t runs[GMM__RUN_LEVELS];
 };
+/* The level of a run length: 0 to GMM__RUN_LEVELS - 1. */
+int gmm__plan_level(uint32_t pages);
 void gmm__plan_count(struct gmm__run_lengths *lengths, uint32_t count);
 
 /* Writes the region's runs in order, at most region->count; returns how many. by_twin: a PROMOTE run also ends where

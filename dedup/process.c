@@ -55,10 +55,7 @@ static void nominate(struct gmm__worker *worker)
 		}
 		if (!claimed && kept < GMM__REGION_PAGES / 2) {
 			nominations->page[kept++] = page; /* with the next region */
-		} else if (claimed && !slot->dead && gmm__slot_state(slot, i) == GMM_PAGE_UNIQUE &&
-			   !(slot->state[i] & GMM__FLAGS_REFUSED)) {
-			gmm__slot_set(slot, i, GMM_PAGE_NOMINATED, slot->value[i]);
-			gmm__slot_wake(slot, i, 1);
+		} else if (claimed && gmm__account_nominate(slot, i)) {
 			slot->vm->plan.waiting_runs += page != last + 1; /* nobody else has counted this side */
 			last = page;
 			worker->progress.nominated++;
@@ -164,13 +161,18 @@ void gmm__process_huge(struct gmm__worker *worker, const struct gmm__merge *merg
 	gmm__vm_release(slot->vm);
 }
 
-void gmm__process_region(struct gmm__worker *worker)
+struct gmm__merge gmm__process_merge(struct gmm__worker *worker, const struct gmm__region *region)
 {
-	const struct gmm__region *region = &worker->job.region;
-	struct gmm__merge merge = { .gmm = worker->gmm, .worker = worker, .backend = worker->backend, .region = region,
+	return (struct gmm__merge){ .gmm = worker->gmm, .worker = worker, .backend = worker->backend, .region = region,
 				    .catalog = region->slot->vm->domain->catalog, .verdict = worker->verdict,
 				    .progress = &worker->progress, .nominations = &worker->nominations,
 				    .waits = &worker->waits };
+}
+
+void gmm__process_region(struct gmm__worker *worker)
+{
+	const struct gmm__region *region = &worker->job.region;
+	const struct gmm__merge merge = gmm__process_merge(worker, region);
 	uint32_t deferred = 0;
 
 	if (!judge_region(worker, region, worker->job.options.with_budget, &deferred))

@@ -7,6 +7,9 @@
 /* Judges and merges the region in worker->job. Not while holding any lock or claim. */
 void gmm__process_region(struct gmm__worker *worker);
 
+/* What merges of the region are done with. */
+struct gmm__merge gmm__process_merge(struct gmm__worker *worker, const struct gmm__region *region);
+
 /* Guest RAM that somebody mapped over is not ours to replace. The caller has the claim. */
 void gmm__process_exclude_foreign(struct gmm__worker *worker, const struct gmm__region *region);
 

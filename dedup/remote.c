@@ -107,6 +107,25 @@ static void program_name(const struct gmm__sys *sys, char name[GMM__WIRE_NAME])
 		name[i] = text[i];
 }
 
+static void change_slots(const struct gmm_vm *vm, void (*change)(struct gmm__slot *slot))
+{
+	urcu_bp_read_lock();
+	const struct gmm__slots *slots = rcu_dereference(vm->slots);
+	for (uint32_t i = 0; i < slots->n; i++)
+		change(slots->slot[i]);
+	urcu_bp_read_unlock();
+}
+
+static void forget_number(struct gmm__slot *slot)
+{
+	slot->remote = 0;
+}
+
+static void mark_stale(struct gmm__slot *slot)
+{
+	slot->stale = true;
+}
+
 /* The service does not know our tables: all is announced anew. */
 static void forget_announcements(struct gmm__remote *remote)
 {
@@ -115,11 +134,7 @@ static void forget_announcements(struct gmm__remote *remote)
 	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		vm->remote = 0;
-		urcu_bp_read_lock();
-		const struct gmm__slots *slots = rcu_dereference(vm->slots);
-		for (uint32_t i = 0; i < slots->n; i++)
-			slots->slot[i]->remote = 0;
-		urcu_bp_read_unlock();
+		change_slots(vm, forget_number);
 	}
 	gmm__lock_give(&gmm->lock);
 	gmm__lock_take(&remote->lock);
@@ -134,13 +149,8 @@ static void forget_announcements(struct gmm__remote *remote)
 static void mark_all_stale(struct gmm *gmm)
 {
 	gmm__lock_take(&gmm->lock);
-	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
-		urcu_bp_read_lock();
-		const struct gmm__slots *slots = rcu_dereference(vm->slots);
-		for (uint32_t i = 0; i < slots->n; i++)
-			slots->slot[i]->stale = true;
-		urcu_bp_read_unlock();
-	}
+	for (const struct gmm_vm *vm = gmm->vms; vm; vm = vm->next)
+		change_slots(vm, mark_stale);
 	gmm__lock_give(&gmm->lock);
 }
 
@@ -514,12 +524,7 @@ static void look_again(struct gmm__worker *worker, const struct gmm__wire_look *
 		}
 		if (!slot || look[i].page >= slot->pages || !gmm__vm_try_claim(slot->vm))
 			continue;
-		if (!slot->dead && gmm__slot_state(slot, look[i].page) == GMM_PAGE_UNIQUE &&
-		    !(slot->state[look[i].page] & GMM__FLAGS_REFUSED)) {
-			gmm__slot_set(slot, look[i].page, GMM_PAGE_NOMINATED, slot->value[look[i].page]);
-			gmm__slot_wake(slot, look[i].page, 1);
-			worker->progress.nominated++;
-		}
+		worker->progress.nominated += gmm__account_nominate(slot, look[i].page);
 		gmm__vm_release(slot->vm);
 	}
 	urcu_bp_read_unlock();

@@ -241,17 +241,17 @@ static bool judge(struct gmm__worker *worker, const struct gmm__region *region, 
 /* Asks for shared pages that broken pages are equal to again, and shares those. */
 static void repair(struct gmm__worker *worker, const struct gmm__merge *merge)
 {
-	static const struct gmm__scan_filter copies = { .need = GMM__IS_PRESENT, .forbid = GMM__IS_FILE | GMM__IS_WPALLOWED };
 	const struct gmm__region *region = merge->region;
 	const struct gmm__slot *slot = region->slot;
 	struct gmm__wire_finding findings[GMM__WIRE_REGION_PAGES];
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
 	uint32_t n = 0;
 
-	if (!gmm__vm_claim(slot->vm, false))
+	/* Before anything is read and asked for in vain; what comes back is looked at anew. */
+	if (!gmm__repair_is_allowed(merge) || !gmm__vm_claim(slot->vm, false))
 		return;
 	if (!slot->dead)
-		worker->backend->scan(region->slot, region->first, region->count, &copies, is);
+		gmm__repair_find_copies(merge, is);
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint8_t byte = gmm__slot_byte(slot, region->first + i);
 		if (!is[i] || (byte & GMM__STATE_MASK) != GMM_PAGE_BROKEN || byte & GMM__FLAGS_REFUSED)
@@ -281,10 +281,7 @@ void gmm__remote_region(struct gmm__worker *worker)
 {
 	const struct gmm__region *region = &worker->job.region;
 	struct gmm__remote *remote = worker->gmm->remote;
-	struct gmm__merge merge = { .gmm = worker->gmm, .worker = worker, .backend = worker->backend, .region = region,
-				    .catalog = region->slot->vm->domain->catalog, .verdict = worker->verdict,
-				    .progress = &worker->progress, .nominations = &worker->nominations,
-				    .waits = &worker->waits };
+	const struct gmm__merge merge = gmm__process_merge(worker, region);
 
 	if (!region->slot->remote) /* the service has no room for it */
 		return;

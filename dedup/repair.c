@@ -102,11 +102,9 @@ struct span {
 
 static struct span span_at(const struct gmm__slot *slot, uint32_t page, uint32_t end)
 {
-	struct span span = { 0 };
+	struct span span = { .pages = gmm__slot_mapping(slot, page, end) };
 
-	for (uint32_t i = page; i < end && gmm__state_is_covered(gmm__slot_state(slot, i)) &&
-	     (i == page || gmm__page_follows(slot->value[i - 1], slot->value[i])); i++) {
-		span.pages++;
+	for (uint32_t i = page; i < page + span.pages; i++) {
 		span.broken += gmm__slot_state(slot, i) == GMM_PAGE_BROKEN;
 		span.refused |= (slot->state[i] & GMM__FLAGS_REFUSED) != 0;
 	}
@@ -148,15 +146,27 @@ static uint32_t repair_span(const struct repair *r, uint32_t page, uint32_t end)
 	return span.pages ? span.pages : 1;
 }
 
+bool gmm__repair_is_allowed(const struct gmm__merge *merge)
+{
+	return gmm__sys_pinned_bytes(gmm__sys_of(merge->gmm)) == 0 && gmm__pins_excluded(merge->gmm);
+}
+
+bool gmm__repair_find_copies(const struct gmm__merge *merge, uint8_t *ret_is)
+{
+	static const struct gmm__scan_filter copies = { .need = GMM__IS_PRESENT,
+							.forbid = GMM__IS_FILE | GMM__IS_WPALLOWED };
+	const struct gmm__region *region = merge->region;
+
+	return merge->backend->scan(region->slot, region->first, region->count, &copies, ret_is) > 0;
+}
+
 void gmm__repair_region(const struct gmm__merge *merge)
 {
 	const struct gmm__region *region = merge->region;
-	struct gmm__scan_filter copies = { .need = GMM__IS_PRESENT, .forbid = GMM__IS_FILE | GMM__IS_WPALLOWED };
 	struct repair r = { .merge = merge, .slot = region->slot };
 	uint32_t end = region->first + region->count;
 
-	if (gmm__sys_pinned_bytes(gmm__sys_of(merge->gmm)) > 0 || !gmm__pins_excluded(merge->gmm) ||
-	    merge->backend->scan(r.slot, region->first, region->count, &copies, r.is) <= 0)
+	if (!gmm__repair_is_allowed(merge) || !gmm__repair_find_copies(merge, r.is))
 		return;
 	for (uint32_t page = region->first; page < end;) {
 		if (!gmm__state_is_covered(gmm__slot_state(r.slot, page))) {

@@ -4,36 +4,16 @@
 #include "dedup/account.h"
 #include "dedup/visit.h"
 
-/* Levels are logarithms: 2^level to 2^(level + 1) - 1 pages. */
 struct survey {
 	struct gmm__run_lengths mapped;  /* mappings of the pool */
 	struct gmm__run_lengths waiting; /* rows of pages refused for the budget: the runs they would make at best */
 };
-
-static int level_of(uint32_t pages)
-{
-	int level = 31 - __builtin_clz(pages | 1);
-
-	return level < GMM__RUN_LEVELS ? level : GMM__RUN_LEVELS - 1;
-}
 
 static uint32_t waiting_span(const struct gmm__slot *slot, uint32_t page)
 {
 	uint32_t n = 0;
 
 	while (page + n < slot->pages && gmm__slot_state(slot, page + n) == GMM_PAGE_BUDGET)
-		n++;
-	return n;
-}
-
-/* The mapping of the pool that begins at the page; 0 when none does. */
-static uint32_t mapping_at(const struct gmm__slot *slot, uint32_t page)
-{
-	uint32_t n = 0;
-
-	while (page + n < slot->pages && gmm__state_is_covered(gmm__slot_state(slot, page + n)) &&
-	       (n == 0 || gmm__page_follows(__atomic_load_n(&slot->value[page + n - 1], __ATOMIC_RELAXED),
-					    __atomic_load_n(&slot->value[page + n], __ATOMIC_RELAXED))))
 		n++;
 	return n;
 }
@@ -45,7 +25,7 @@ static void survey_slot(void *arg, struct gmm__slot *slot)
 	for (uint32_t page = 0, n; page < slot->pages; page += n ? n : 1) {
 		if ((n = waiting_span(slot, page)) > 0)
 			gmm__plan_count(&survey->waiting, n);
-		else if ((n = mapping_at(slot, page)) > 0)
+		else if ((n = gmm__slot_mapping(slot, page, slot->pages)) > 0)
 			gmm__plan_count(&survey->mapped, n);
 	}
 }
@@ -85,8 +65,8 @@ static bool give_back(const struct gmm__backend *backend, struct gmm__slot *slot
 
 	if (!gmm__vm_claim(slot->vm, false))
 		return false;
-	uint32_t n = slot->dead ? 0 : mapping_at(slot, page);
-	if (n > 0 && level_of(n) == level && may_go(slot, page, n)) {
+	uint32_t n = slot->dead ? 0 : gmm__slot_mapping(slot, page, slot->pages);
+	if (n > 0 && gmm__plan_level(n) == level && may_go(slot, page, n)) {
 		backend->privatise(slot, page, n, &done);
 		gmm__account_uncovered(slot, page, done, GMM_PAGE_VOLATILE);
 	}
@@ -107,8 +87,8 @@ static void shed_slot(void *arg, struct gmm__slot *slot)
 	struct shedding *s = arg;
 
 	for (uint32_t page = 0; page < slot->pages && s->mappings < s->limit && !slot->dead && !slot->vm->dead;) {
-		uint32_t n = mapping_at(slot, page);
-		if (n > 0 && level_of(n) == s->level)
+		uint32_t n = gmm__slot_mapping(slot, page, slot->pages);
+		if (n > 0 && gmm__plan_level(n) == s->level)
 			s->mappings += give_back(s->backend, slot, page, s->level);
 		page += n > 0 ? n : 1;
 	}

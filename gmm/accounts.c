@@ -27,9 +27,7 @@ void gmm__log(struct gmm *gmm, enum gmm_log_level level, const char *format, ...
 
 bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns)
 {
-	struct timespec t = { (time_t)(deadline_ns / 1000000000), (long)(deadline_ns % 1000000000) };
-
-	return pthread_cond_timedwait(&gmm->changed, &gmm->lock.mutex, &t) == 0;
+	return gmm__lock_wait_until(&gmm->lock, &gmm->changed, deadline_ns);
 }
 
 void gmm__snapshot_begin(struct gmm *gmm)

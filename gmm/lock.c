@@ -1,6 +1,8 @@
 /* Ranked locks; in debug builds the list of what each thread holds. */
 #include "gmm/lock.h"
 
+#include <time.h>
+
 void gmm__lock_init(struct gmm__lock *lock, enum gmm__rank rank)
 {
 	(void)rank;
@@ -13,6 +15,24 @@ void gmm__lock_init(struct gmm__lock *lock, enum gmm__rank rank)
 void gmm__lock_destroy(struct gmm__lock *lock)
 {
 	pthread_mutex_destroy(&lock->mutex);
+}
+
+void gmm__cond_init(pthread_cond_t *changed)
+{
+	pthread_condattr_t monotonic;
+
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+}
+
+bool gmm__lock_wait_until(struct gmm__lock *lock, pthread_cond_t *changed, uint64_t deadline_ns)
+{
+	enum { NS_PER_S = 1000000000 };
+	struct timespec t = { (time_t)(deadline_ns / NS_PER_S), (long)(deadline_ns % NS_PER_S) };
+
+	return pthread_cond_timedwait(changed, &lock->mutex, &t) == 0;
 }
 
 #if GMM_DEBUG

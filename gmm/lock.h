@@ -85,4 +85,10 @@ static inline void gmm__lock_wait(struct gmm__lock *lock, pthread_cond_t *change
 	pthread_cond_wait(changed, &lock->mutex);
 }
 
+/* A condition whose deadlines are times of the monotonic clock. */
+void gmm__cond_init(pthread_cond_t *changed);
+
+/* As gmm__lock_wait, until a time. False: it has come. */
+bool gmm__lock_wait_until(struct gmm__lock *lock, pthread_cond_t *changed, uint64_t deadline_ns);
+
 #endif

@@ -1,6 +1,7 @@
 /* Statistics of paged VMs, and the identities they must fulfil. */
 #include <string.h>
 
+#include "gmm/counts.h"
 #include "gmm/paged.h"
 
 enum { COUNTERS = sizeof(struct gmm_page_counters) / sizeof(uint64_t) };
@@ -44,16 +45,6 @@ struct gmm_vm_stats gmm__paged_vm_stats(const struct gmm__paged *paged)
 	return stats;
 }
 
-/* The structure is an array of 64-bit numbers. */
-static void add_memory(struct gmm_memory_stats *total, const struct gmm_memory_stats *memory)
-{
-	uint64_t *to = (uint64_t *)total;
-	const uint64_t *from = (const uint64_t *)memory;
-
-	for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
-		to[i] += from[i];
-}
-
 static void add_common_sets(const struct gmm *gmm, const struct gmm__domain *domain, struct gmm_memory_stats *memory)
 {
 	for (uint32_t node = 0; domain->common && node < gmm->source.arena.nodes; node++) {
@@ -73,7 +64,7 @@ static struct gmm_instance_memory_stats sum_up(const struct gmm *gmm)
 		if (!vm->paged)
 			continue;
 		struct gmm_memory_stats memory = memory_of(vm->paged);
-		add_memory(&stats.memory, &memory);
+		gmm__counts_add(&stats.memory, &memory, sizeof memory);
 		stats.vms++;
 	}
 	for (const struct gmm__domain *domain = gmm->domains; domain; domain = domain->next) {

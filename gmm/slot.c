@@ -69,6 +69,20 @@ static bool is_seam(const struct gmm__slot *slot, uint32_t left, bool left_cover
 	return left_covered && !gmm__page_follows(slot->value[left], slot->value[left + 1]);
 }
 
+uint32_t gmm__slot_mapping(const struct gmm__slot *slot, uint32_t page, uint32_t end)
+{
+	gmm__page_id last = GMM__NIL;
+	uint32_t n = 0;
+
+	for (; page + n < end && gmm__state_is_covered(gmm__slot_state(slot, page + n)); n++) {
+		gmm__page_id here = __atomic_load_n(&slot->value[page + n], __ATOMIC_RELAXED);
+		if (n > 0 && !gmm__page_follows(last, here))
+			break;
+		last = here;
+	}
+	return n;
+}
+
 struct gmm__seams gmm__slot_seams(const struct gmm__slot *slot, uint32_t first, uint32_t end)
 {
 	struct gmm__seams seams = { 0 };

@@ -169,6 +169,10 @@ struct gmm__seams {
 };
 struct gmm__seams gmm__slot_seams(const struct gmm__slot *slot, uint32_t first, uint32_t end);
 
+/* Pages in a row from `page` on, up to `end`, that lie under one mapping of the pool; 0 when it does not. A hint without the
+ * VM's claim. */
+uint32_t gmm__slot_mapping(const struct gmm__slot *slot, uint32_t page, uint32_t end);
+
 /* How many VMAs the slot would gain if pages [first, first + count) mapped pool pages from `page` on. Never
  * negative here: gains by joining count as 0. */
 uint32_t gmm__slot_seams_added(const struct gmm__slot *slot, uint32_t first, uint32_t count, gmm__page_id page);

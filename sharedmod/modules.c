@@ -7,6 +7,7 @@
 
 #include "dedup/errand.h"
 #include "dedup/fork.h"
+#include "gmm/counts.h"
 #include "sharedmod/check.h"
 
 #define GFN_MAX UINT64_C(0xfffffff0)
@@ -185,16 +186,6 @@ static void run_slice(void *arg, const struct gmm__merge *merge)
 	check->here = gmm__check_slice(merge, check->record, check->first, check->flags, &check->counts);
 }
 
-static void add_counts(struct gmm_module_checked *total, const struct gmm_module_checked *counts)
-{
-	/* The structure is an array of 64-bit counts. */
-	uint64_t *to = (uint64_t *)total;
-	const uint64_t *from = (const uint64_t *)counts;
-
-	for (size_t i = 0; i < sizeof *total / sizeof *to; i++)
-		to[i] += from[i];
-}
-
 /* Checks the record at a base, if there is one. */
 static int check_record(struct gmm_vm *vm, uint64_t base, unsigned flags, struct gmm_module_checked *total)
 {
@@ -207,7 +198,7 @@ static int check_record(struct gmm_vm *vm, uint64_t base, unsigned flags, struct
 	for (; check.here && check.first < check.record->module->pages.pages; check.first += GMM__CHECK_PAGES)
 		gmm__errand_call(vm->gmm, run_slice, &check);
 	gmm__registry_let_go(registry, check.record);
-	add_counts(total, &check.counts);
+	gmm__counts_add(total, &check.counts, sizeof *total);
 	return check.here ? GMM_OK : GMM_ERR_WRONG_ORDER;
 }
 
