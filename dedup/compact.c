@@ -136,13 +136,27 @@ static uint64_t drain(struct gmm__moves *moves, const struct gmm__rehome *rehome
 	return moved;
 }
 
-/* A pool of a service is not ours to tidy up. While a fork may map pages, what is moved is there twice. */
-static bool may_tidy(struct gmm__pool *pool)
+static bool has_paged_vm(struct gmm *gmm, const struct gmm__domain *domain)
 {
+	const struct gmm_vm *vm;
+
+	gmm__lock_take(&gmm->lock);
+	for (vm = gmm->vms; vm && !(vm->paged && vm->domain == domain); vm = vm->next)
+		;
+	gmm__lock_give(&gmm->lock);
+	return vm != NULL;
+}
+
+/* A pool of a service is not ours to tidy up. While a fork may map pages, what is moved is there twice; so it is with
+ * paged VMs, which keep the page they use. */
+static bool may_tidy(struct gmm *gmm, struct gmm__domain *domain)
+{
+	struct gmm__pool *pool = &domain->pool;
+
 	gmm__lock_take(&pool->lock);
 	bool may = !pool->mirror && !pool->defer;
 	gmm__lock_give(&pool->lock);
-	return may;
+	return may && !has_paged_vm(gmm, domain);
 }
 
 static bool is_sparse(struct gmm__pool *pool)
@@ -204,7 +218,7 @@ void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct 
 		return;
 	if (gmm__lock_try(&gmm->tidy_lock)) {
 		struct gmm_vm *vm = next_vm(gmm);
-		if (vm && may_tidy(&vm->domain->pool)) {
+		if (vm && may_tidy(gmm, vm->domain)) {
 			struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
 			bool moved = nothing_new(gmm, false) ? false : join(moves, &rehome, vm, &gmm->tidy.gfn) > 0;
 			if (is_sparse(rehome.catalog->pool))
@@ -278,7 +292,7 @@ int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
 		return -1;
 	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
 		set.vm = vm;
-		if (may_tidy(&vm->domain->pool))
+		if (may_tidy(gmm, vm->domain))
 			tidy_vm(&set, run); /* the first VM of a domain leaves little to the others */
 		next = gmm__visit_begin(gmm, NULL, vm->number);
 		gmm__visit_end(vm);
