@@ -303,6 +303,8 @@ int gmm_vm_clone(struct gmm_vm *source, const char *name, struct gmm_vm **ret_vm
 	struct gmm *gmm = source->gmm;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
+	if (source->paged)
+		return GMM_ERR_WRONG_KIND;
 	gmm_vm_options_init(&options);
 	options.name = name;
 	options.domain = source->domain->name;

@@ -224,7 +224,7 @@ int gmm_vm_destroy(struct gmm_vm *vm, enum gmm_ram_end end);
  * pages of the source become shared; pages that are pinned or cannot be moved (huge ones, and those written since they
  * were shared) are copied. Pins and set_unshareable of the source are not those of the clone; RAM that somebody mapped over
  * is not cloned. name may be NULL. On failure there is no clone, and the source has its bytes: _NO_MEMORY, _LIMIT, _SYSTEM;
- * _INVALID_PARAMETER with a sharing service. */
+ * _INVALID_PARAMETER with a sharing service; _WRONG_KIND: a paged VM, see gmm_vm_clone_pages. */
 int gmm_vm_clone(struct gmm_vm *source, const char *name, struct gmm_vm **ret_vm);
 
 /* ---- RAM slots ------------------------------------------------------------------------------------------ */

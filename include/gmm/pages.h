@@ -184,6 +184,28 @@ int gmm_vm_join_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id shared, bo
  * that is being worked on just then is not found. _PAGE_NOT_FOUND, _PAGE_NOT_PRIVATE, _NOT_PAGE_OWNER. */
 int gmm_vm_find_duplicate(struct gmm_vm *vm, gmm_page_id page, bool *ret_found);
 
+/* ---- clones --------------------------------------------------------------------------------------------- */
+
+/* A page of guest memory, for a clone. */
+struct gmm_clone_page {
+	uint64_t guest_addr;    /* in: where it is used, or one of GMM_GUEST_* */
+	gmm_page_id page;       /* in: the source's page there, private or shared; out: what the source uses there now */
+	gmm_page_id clone_page; /* out: what the clone uses there; in: NIL */
+	bool copy;              /* in: the source keeps its private page (a device may write to it), and the clone gets a copy */
+};
+
+/* Makes a VM that starts with the pages named: of the source's domain, node, priority, reservation and balloon. The table is
+ * the VMM's own, since it alone knows where a shared page is used. Nothing writes to the source's pages during the call.
+ * Private pages become shared, and the source's old page is free; those that are declared unshareable, of a large page or
+ * marked `copy` are copied, and so are all with a sharing service. Only account BASE: what the others hold the VMM makes anew.
+ *
+ * All of the table is checked first: _PAGE_NOT_FOUND, _NOT_PAGE_OWNER, _PAGE_ALREADY_FREE, _PAGE_UNSHAREABLE (of another
+ * account), _INVALID_PARAMETER (a private page named twice, an address that is none). _MEMORY_RESERVATION_DECLINED,
+ * _HIT_GLOBAL_LIMIT, _HIT_VM_ACCOUNT_LIMIT, _NO_MEMORY, _LIMIT, _WRONG_ORDER. On failure there is no clone and every clone_page
+ * is NIL; pages of the source may have become shared: each `page` says what the source uses. */
+int gmm_vm_clone_pages(struct gmm_vm *source, const char *name, uint64_t count, struct gmm_clone_page *pages,
+		       struct gmm_vm **ret_vm);
+
 /* ---- requests ------------------------------------------------------------------------------------------- */
 
 /* The engine looks at the private pages of account BASE whose guest address is known, of VMs that take requests. A page that did

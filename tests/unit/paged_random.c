@@ -342,6 +342,53 @@ static void step_update(struct model *m)
 		memcpy(m->quota, pages, sizeof pages);
 }
 
+/* Pages of the source became shared, also where the clone failed later. */
+static void note_clone(struct model *m, struct model *clone, const struct gmm_clone_page *entry, bool cloned)
+{
+	uint32_t k = 0;
+
+	for (uint32_t i = 0; i < m->n; i++) {
+		struct page *page = &m->page[i];
+		if (page->account != GMM_ACCOUNT_BASE)
+			continue;
+		page->shared = page->shared || entry[k].page != page->id;
+		page->id = entry[k].page;
+		ck_assert_int_eq(cloned, entry[k].clone_page != 0);
+		if (cloned)
+			clone->page[clone->n++] = (struct page){ entry[k].clone_page, GMM_ACCOUNT_BASE,
+								 entry[k].clone_page == page->id, page->value };
+		k++;
+	}
+}
+
+/* The other VM of the domain ends, and a clone takes its place. */
+static void step_clone(int v)
+{
+	static struct gmm_clone_page entry[PAGES_MAX];
+	struct model *m = &models[v], *clone = &models[v ^ 2];
+	uint32_t n = 0, copies = 0;
+
+	ok(gmm_vm_destroy(clone->vm, GMM_RAM_DISCARD));
+	memset(clone, 0, sizeof *clone);
+	for (uint32_t i = 0; i < m->n; i++) {
+		if (m->page[i].account != GMM_ACCOUNT_BASE)
+			continue;
+		entry[n] = (struct gmm_clone_page){ .guest_addr = GMM_GUEST_NIL, .page = m->page[i].id, .copy = pick(10) == 0 };
+		copies += entry[n++].copy && !m->page[i].shared;
+	}
+	bool backed = m->policy == GMM_OVERCOMMIT_NONE;
+	bool fits = !backed || committed() + m->quota[0] + m->quota[1] + m->quota[2] <= MAXIMUM;
+	int status = gmm_vm_clone_pages(m->vm, NULL, n, entry, &clone->vm);
+	if (status != GMM_ERR_HIT_GLOBAL_LIMIT || backed || copies == 0)
+		ck_assert_int_eq(status, fits ? GMM_OK : GMM_ERR_MEMORY_RESERVATION_DECLINED);
+	note_clone(m, clone, entry, status == GMM_OK);
+	memcpy(clone->quota, m->quota, sizeof clone->quota);
+	memcpy(clone->ballooned, m->ballooned, sizeof clone->ballooned);
+	clone->policy = m->policy;
+	if (status != GMM_OK)
+		begin_vm(clone, v ^ 2);
+}
+
 static void step(int v)
 {
 	struct model *m = &models[v];
@@ -363,8 +410,10 @@ static void step(int v)
 		step_balloon(m);
 	else if (what < 96)
 		step_large(m);
-	else if (what < 99)
+	else if (what < 98)
 		step_update(m);
+	else if (what < 99)
+		step_clone(v);
 	else if (pick(4) == 0) {
 		ok(gmm_vm_destroy(m->vm, GMM_RAM_DISCARD));
 		m->vm = NULL;
