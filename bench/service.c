@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { KILL_GAP_NS = 40 * BENCH_NS_PER_MS }; /* at most, between two kills */
+
 struct service_arg {
 	struct clients clients;
 	uint64_t kills;
@@ -81,11 +83,15 @@ static void kill_at_random(struct service_arg *arg, json_t *result)
 {
 	struct clients *clients = &arg->clients;
 	uint64_t dice = 88172645463325252u, start_ns = gmm__host_now_ns(), checked = 0;
+	uint64_t end_ns = start_ns + (uint64_t)(arg->timeout_seconds * BENCH_NS_PER_S);
 
 	*clients->work = WORK_WRITE;
 	for (uint64_t n = 0; n < arg->kills; n++) {
 		unsigned i = (unsigned)(gmm__bench_random(&dice) % clients->count);
-		gmm__bench_sleep_ns(gmm__bench_random(&dice) % (10 * BENCH_NS_PER_MS));
+		gmm__bench_sleep_ns(gmm__bench_random(&dice) % KILL_GAP_NS);
+		if (gmm__host_now_ns() > end_ns)
+			gmm__bench_fail("only %lu of %lu clients were killed and replaced in %.0f s", n, arg->kills,
+					arg->timeout_seconds);
 		checked += clients->report[i].checked_pages;
 		gmm__bench_client_kill(clients, i);
 		gmm__bench_client_start(clients, i);

@@ -43,6 +43,7 @@ struct clients {
 	unsigned count;
 	uint64_t pages, equal_pages; /* of each: the first equal_pages are the same in all */
 	const char *socket;
+	uint64_t write_ns, pass_ms;  /* how long each rests between writes, and its engine between passes */
 	pid_t *pid;
 	struct client_report *report; /* count */
 	_Atomic int *work;            /* enum client_work: what they do */
@@ -50,7 +51,7 @@ struct clients {
 
 void gmm__bench_clients_make(struct clients *clients, const char *socket);
 void gmm__bench_client_start(struct clients *clients, unsigned i);
-/* By SIGKILL, wherever it is. */
+/* By SIGKILL, wherever it is; does not wait for its end. */
 void gmm__bench_client_kill(struct clients *clients, unsigned i);
 /* Ends the program if a client found wrong bytes, was refused or is gone. */
 void gmm__bench_clients_check(const struct clients *clients);

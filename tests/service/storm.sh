@@ -16,3 +16,14 @@ jq -e '.verified and .kills == 200 and .violations == 0 and .connections >= 264 
 	echo "FAIL: not as it should be"
 	exit 1
 }
+
+# What takes too long is said, and ends.
+why=$("$BIN/gmm-bench" service --clients 4 --pages 64 --equal-pages 32 --kills 100000 --idle-seconds 0.1 --timeout 3 2>&1) && {
+	echo "FAIL: 100000 kills in 3 s"
+	exit 1
+}
+echo "$why"
+[[ $why == *"of 100000 clients were killed and replaced in 3 s"* ]] || {
+	echo "FAIL: not said why"
+	exit 1
+}
