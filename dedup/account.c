@@ -12,9 +12,8 @@ void gmm__account_end(struct gmm__slot *slot, uint32_t first, uint32_t count, st
 {
 	struct gmm__seams after = gmm__slot_seams(slot, first, first + count);
 
-	/* Unsigned arithmetic wraps to the right sum when a count goes down. */
-	slot->vm->stats.mappings += (uint64_t)after.mappings - before.mappings;
-	slot->vm->stats.runs += (uint64_t)after.runs - before.runs;
+	gmm__count_add(&slot->vm->stats.mappings, (uint64_t)after.mappings - before.mappings);
+	gmm__count_add(&slot->vm->stats.runs, (uint64_t)after.runs - before.runs);
 	slot->vm->gmm->mappings += (uint64_t)after.mappings - before.mappings;
 }
 

@@ -22,15 +22,15 @@ struct gmm__engine {
 	struct gmm *gmm;
 	const struct gmm__backend *backend;
 
-	/* Guarded by gmm.lock, signalled by gmm.changed. */
+	/* Guarded by gmm.lock, signalled by gmm.changed. What is atomic is also looked at without the lock. */
 	_Atomic bool stopping;
 	_Atomic bool pausing;
 	uint32_t callers;          /* threads that are about to hand over an errand, or wait for one */
 	bool disturbed;            /* new RAM came during this pass */
-	bool hurry;                /* the next pass need not wait for more than the window */
+	_Atomic bool hurry;        /* the next pass need not wait for more than the window */
 	bool resting;              /* no worker is in a pass */
-	bool settled;
-	uint64_t passes;
+	_Atomic bool settled;
+	_Atomic uint64_t passes;
 	uint64_t settled_whole;    /* the last pass that visited all regions and found the engine settled */
 	_Atomic uint64_t awaited;  /* the pass that somebody who waits for that needs; 0: none. Read without the lock */
 	uint64_t digested_pages;
@@ -63,11 +63,11 @@ struct gmm__engine {
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */
-	uint32_t window_shift;          /* the window is 2^this times that of the options */
+	_Atomic uint32_t window_shift;  /* the window is 2^this times that of the options */
 	uint64_t lately_merged;
 	uint64_t lately_broken;
 	struct gmm__huge_pace huge;
-	uint32_t quiet_passes;          /* passes in a row with next to nothing done */
+	_Atomic uint32_t quiet_passes;  /* passes in a row with next to nothing done */
 
 	uint32_t workers;
 	struct gmm__worker worker[];

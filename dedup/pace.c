@@ -40,7 +40,7 @@ static uint64_t room_left(uint64_t used, uint64_t limit)
 /* Pages that were refused for the budget are tried again while a sixteenth of it is free. */
 static bool retries(const struct gmm__engine *engine, const struct gmm_vm *vm)
 {
-	return engine->retry_budget && room_left(vm->stats.mappings, vm->max_mappings) > vm->max_mappings / 16;
+	return engine->retry_budget && room_left(gmm__count_read(&vm->stats.mappings), vm->max_mappings) > vm->max_mappings / 16;
 }
 
 struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, const struct gmm_vm *vm,

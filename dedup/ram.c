@@ -81,8 +81,8 @@ static int insert_slot(struct gmm_vm *vm, struct gmm__slot *slot)
 		gmm__chunk_table_give(&gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
 		return status == GMM_OK ? GMM_ERR_NO_MEMORY : status;
 	}
-	vm->stats.pages += slot->pages;
-	vm->stats.state_pages[GMM_PAGE_ABSENT] += slot->pages;
+	gmm__count_add(&vm->stats.pages, slot->pages);
+	gmm__count_add(&vm->stats.state_pages[GMM_PAGE_ABSENT], slot->pages);
 	vm->domain->pages += slot->pages;
 	urcu_bp_synchronize_rcu();
 	gmm__vm_slots_free(vm, old);
@@ -318,10 +318,10 @@ static void unlink_slot(struct gmm__slot *slot)
 	gmm__remote_slot_gone(slot);
 	drop_pins(slot);
 	for (uint32_t i = 0; i < slot->pages; i++)
-		slot->state[i] &= ~GMM__FLAGS_REFUSED;
+		__atomic_store_n(&slot->state[i], slot->state[i] & ~GMM__FLAGS_REFUSED, __ATOMIC_RELAXED);
 	gmm__account_uncovered(slot, 0, slot->pages, GMM_PAGE_ABSENT);
-	vm->stats.pages -= slot->pages;
-	vm->stats.state_pages[GMM_PAGE_ABSENT] -= slot->pages;
+	gmm__count_add(&vm->stats.pages, -(uint64_t)slot->pages);
+	gmm__count_add(&vm->stats.state_pages[GMM_PAGE_ABSENT], -(uint64_t)slot->pages);
 	vm->domain->pages -= slot->pages;
 	end_host(slot, !slot->created);
 	gmm__chunk_table_give(&vm->gmm->chunks, slot->first_chunk, chunks_of(slot->pages));
@@ -416,22 +416,29 @@ static int end_slots(struct gmm_vm *vm, enum gmm_ram_end end)
 	return status;
 }
 
-/* Frees the slots that ended and closes the gaps in the array: nobody reads it now but under the claim or ram_lock. */
+static struct gmm__slots no_slots; /* of a VM at its end; never changed */
+
+/* Frees the slots that ended. Whoever goes over all VMs, the ending ones too, finds none meanwhile, and afterwards those
+ * that are left. With the claim and ram_lock. */
 static void free_ended_slots(struct gmm_vm *vm)
 {
+	struct gmm__slots *slots = vm->slots;
 	uint32_t left = 0;
 
+	rcu_set_pointer(&vm->slots, &no_slots);
 	urcu_bp_synchronize_rcu();
-	for (uint32_t i = 0; i < vm->slots->n; i++) {
-		if (vm->slots->slot[i]->dead)
-			gmm__slot_free(&vm->gmm->mem, vm->slots->slot[i]);
+	for (uint32_t i = 0; i < slots->n; i++) {
+		if (slots->slot[i]->dead)
+			gmm__slot_free(&vm->gmm->mem, slots->slot[i]);
 		else
-			vm->slots->slot[left++] = vm->slots->slot[i];
+			slots->slot[left++] = slots->slot[i];
 	}
-	vm->slots->n = left;
+	slots->n = left;
+	if (left > 0)
+		rcu_set_pointer(&vm->slots, slots);
+	else
+		gmm__vm_slots_free(vm, slots);
 }
-
-static struct gmm__slots no_slots; /* of a VM at its end; never changed */
 
 static void set_dead(struct gmm_vm *vm, bool dead)
 {
@@ -451,12 +458,8 @@ int gmm__vm_end_ram(struct gmm_vm *vm, enum gmm_ram_end end)
 	gmm__vm_claim(vm, true);
 	int status = end_slots(vm, end);
 	free_ended_slots(vm);
-	if (status == GMM_OK) {
-		gmm__vm_slots_free(vm, vm->slots); /* nobody finds the VM any more but its owner */
-		vm->slots = &no_slots;
-	} else {
+	if (status != GMM_OK)
 		set_dead(vm, false);
-	}
 	gmm__vm_release(vm);
 	gmm__lock_give(&gmm->ram_lock);
 	return status;

@@ -558,7 +558,8 @@ static bool all_reported(struct gmm__remote *remote)
 	gmm__lock_take(&remote->gmm->lock);
 	for (const struct gmm_vm *vm = remote->gmm->vms; all && vm; vm = vm->next) {
 		const uint64_t *pages = vm->stats.state_pages;
-		if (!(pages[GMM_PAGE_SHARED] | pages[GMM_PAGE_FILL] | pages[GMM_PAGE_BROKEN]))
+		if (!(gmm__count_read(&pages[GMM_PAGE_SHARED]) | gmm__count_read(&pages[GMM_PAGE_FILL]) |
+		      gmm__count_read(&pages[GMM_PAGE_BROKEN])))
 			continue;
 		all = vm->remote && !vm->dead && !vm->claimed;
 		urcu_bp_read_lock();

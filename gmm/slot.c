@@ -55,8 +55,8 @@ void gmm__slot_set(struct gmm__slot *slot, uint32_t page, enum gmm_page_state st
 			      gmm__state_of_byte(old) == GMM_PAGE_BALLOONED ? GMM__FLAGS_REFUSED : ~GMM__STATE_MASK);
 	uint8_t bits = state == GMM_PAGE_BALLOONED ? GMM__BALLOONED : (uint8_t)state;
 
-	slot->vm->stats.state_pages[gmm__state_of_byte(old)]--;
-	slot->vm->stats.state_pages[state]++;
+	gmm__count_add(&slot->vm->stats.state_pages[gmm__state_of_byte(old)], UINT64_MAX);
+	gmm__count_add(&slot->vm->stats.state_pages[state], 1);
 	__atomic_store_n(&slot->value[page], value, __ATOMIC_RELAXED);
 	__atomic_store_n(&slot->state[page], kept | bits, __ATOMIC_RELAXED);
 }

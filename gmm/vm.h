@@ -7,6 +7,7 @@
 #ifndef GMM_VM_H
 #define GMM_VM_H
 
+#include "gmm/counts.h"
 #include "gmm/slot.h"
 
 struct gmm;

@@ -60,7 +60,7 @@ struct tiny_service {
 	uint32_t looks;             /* that the next POLL answers */
 	struct gmm__wire_look look[TINY_PAGES];
 	_Atomic uint32_t offered;   /* pages */
-	uint8_t state[TINY_PAGES];  /* of slot 0, as last committed */
+	_Atomic uint8_t state[TINY_PAGES];  /* of slot 0, as last committed */
 };
 
 void tiny_service_start(struct tiny_service *service);
