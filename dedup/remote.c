@@ -13,7 +13,9 @@
 #include "dedup/catalog.h"
 #include "dedup/engine.h"
 #include "dedup/instance.h"
+#include "dedup/settle.h"
 #include "dedup/visit.h"
+#include "gmm/counts.h"
 #include "gmm/sys/sys.h"
 
 _Static_assert((int)GMM__WIRE_REGION_PAGES == (int)GMM__REGION_PAGES, "the protocol's regions are the engine's");
@@ -572,6 +574,19 @@ static bool all_reported(struct gmm__remote *remote)
 	return all;
 }
 
+static uint64_t settle_estimate_ms(const struct gmm__engine *engine)
+{
+	struct gmm *gmm = engine->gmm;
+	struct gmm_stats stats = { 0 };
+
+	gmm__lock_take(&gmm->lock);
+	for (const struct gmm_vm *vm = gmm->vms; vm; vm = vm->next)
+		gmm__counts_add(&stats.total, &vm->stats, sizeof vm->stats);
+	uint64_t ms = gmm__settle_estimate_ms(engine, &stats);
+	gmm__lock_give(&gmm->lock);
+	return ms;
+}
+
 static void poll_service(struct gmm__worker *worker)
 {
 	struct gmm__engine *engine = worker->engine;
@@ -580,6 +595,7 @@ static void poll_service(struct gmm__worker *worker)
 		.header.type = GMM__WIRE_POLL, .cpu_ns = gmm__engine_cpu_ns(engine),
 		.passes = engine->passes, .mappings = engine->gmm->mappings,
 		.longest_freeze_ns = worker->waits.longest_ns, .settled = engine->settled,
+		.settle_estimate_ms = settle_estimate_ms(engine),
 		.unshared = remote->unshared, .unshare_status = remote->unshare_status,
 		.forked = any_fork(engine->gmm), .reported = all_reported(remote),
 	};

@@ -102,6 +102,23 @@ START_TEST(numbers_of_an_earlier_service_are_not_removed)
 }
 END_TEST
 
+/* What people read in `gmm-dedup status` is the client's own estimate. */
+START_TEST(the_estimate_is_told)
+{
+	struct world *w = open_world();
+
+	for (int i = 0; i < 40 && !w->engine->settled; i++) {
+		gmm__remote_begin_pass(&w->engine->worker[0]);
+		ck_assert_uint_gt(w->service.settle_estimate_ms, 0);
+		gmm__engine_pass(w->engine);
+	}
+	ck_assert(w->engine->settled);
+	gmm__remote_begin_pass(&w->engine->worker[0]);
+	ck_assert_uint_eq(w->service.settle_estimate_ms, 0);
+	close_world(w);
+}
+END_TEST
+
 /* Somebody has claimed a VM, and may be removing RAM that is in no list any more and still maps shared pages. */
 START_TEST(not_all_is_reported_while_ram_is_removed)
 {
@@ -205,6 +222,7 @@ int main(void)
 {
 	const TTest *tests[] = {
 		numbers_of_an_earlier_service_are_not_removed,
+		the_estimate_is_told,
 		not_all_is_reported_while_ram_is_removed,
 		the_region_of_a_dying_slot_is_committed,
 		a_slot_that_was_told_in_part_is_told_anew,

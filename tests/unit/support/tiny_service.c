@@ -178,6 +178,7 @@ static void news(struct tiny_service *s, const struct gmm__wire_poll *poll, stru
 	struct gmm__wire_news *n = (void *)a->bytes;
 
 	s->unshared = poll->unshared;
+	s->settle_estimate_ms = poll->settle_estimate_ms;
 	s->reported = poll->reported;
 	n->cpu_percent = s->limited ? s->cpu_percent : UINT32_MAX;
 	n->unshare = s->unshare;

@@ -46,6 +46,7 @@ struct tiny_service {
 	_Atomic uint32_t cpu_percent;
 	_Atomic uint32_t unshared;  /* what POLL said */
 	_Atomic bool reported;      /* what the last POLL said */
+	_Atomic uint64_t settle_estimate_ms;
 	_Atomic uint32_t slots;     /* SLOT_ADDs so far */
 	_Atomic uint32_t reports;
 	_Atomic bool *set_on_slot_add; /* set to true while a SLOT_ADD waits for its answer; NULL: nothing is */
