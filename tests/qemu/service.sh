@@ -102,6 +102,25 @@ for vm in a b c; do
 	vm_qmp "$vm" stop >/dev/null
 done
 cost_kib=$(all_kib)
+
+# What `status` says they cost is what the kernel says: private pages, and pool pages by parts of whoever maps them. The
+# guests hold the parts of their RAM; the others are of the agents and the service, which have mapped the pool to compare.
+ram_kib=0 elsewhere_kib=$(awk '/^[0-9a-f]+-/ { pool = /\/domains\// } pool && /^Pss:/ { kib += $2 } END { print kib + 0 }' \
+	"/proc/$service/smaps")
+for vm in a b c; do
+	read -r ram elsewhere < <(python3 "$qemu_here/vm.py" pss "$work/$vm.qmp" "$(vm_pid "$vm")" "$vm_mib")
+	ram_kib=$((ram_kib + ram)) elsewhere_kib=$((elsewhere_kib + elsewhere))
+done
+"$BIN/gmm-dedup" status --json --socket "$work/socket" >"$work/status"
+status_kib=$(python3 -c '
+import json, sys
+status = json.load(sys.stdin)
+vms = [vm for client in status["clients"] for vm in client["vms"]]
+print(4 * (sum(vm["private_pages"] for vm in vms) + sum(domain["pool_pages"] for domain in status["domains"])))
+' <"$work/status")
+echo "status says $((status_kib / 1024)) MiB; Pss is $((ram_kib / 1024)) MiB of RAM and $((elsewhere_kib / 1024)) MiB elsewhere"
+python3 -c "import sys; sys.exit(not 0.95 < $status_kib / ($ram_kib + $elsewhere_kib) < 1.05)" ||
+	fail "status and Pss differ by more than 5 %: $(cat "$work/status")"
 for vm in a b c; do
 	vm_dump "$vm" "$work/$vm.ram" || fail "$vm: no dump"
 	vm_qmp "$vm" cont >/dev/null

@@ -4,6 +4,7 @@
 vm.py qmp SOCKET COMMAND [ARGUMENTS-AS-JSON]   one QMP command; prints what it returns
 vm.py run SOCKET SECONDS COMMAND               one shell command in the guest; its output and exit status
 vm.py private SOCKET PID MIB                   KiB of the guest's RAM that are its own: not of the pool, not holes
+vm.py pss SOCKET PID MIB                       KiB of Pss: of the guest's RAM, and of other mappings of pool files in its process
 vm.py postcopy SOCKET URI                      migrates away by postcopy; waits until it is completed
 """
 import json
@@ -68,21 +69,35 @@ def run(path, seconds, command):
         print(line.decode(errors="replace"), flush=True)
 
 
-def private(path, pid, mib):
-    """RAM is one range in the process, which is cut into many mappings by sharing."""
+def mappings(path, pid, mib):
+    """The lines of smaps about each mapping, with whether it is of the guest's RAM and whether of a pool file. RAM is one
+    range in the process, which is cut into many mappings by sharing."""
     answer = Qmp(path).call("human-monitor-command", {"command-line": "gpa2hva 0"})
     start = int(re.search(r"is (0x[0-9a-f]+)", answer).group(1), 16)
     end = start + (mib << 20)
-    total = 0
-    inside = False
+    is_ram = is_pool = False
     with open("/proc/%d/smaps" % pid) as smaps:
         for line in smaps:
-            mapping = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+            mapping = re.match(r"([0-9a-f]+)-[0-9a-f]+ .* \d+ *(\S*)", line)
             if mapping:
-                inside = start <= int(mapping.group(1), 16) < end
-            elif inside and line.startswith(("Anonymous:", "Swap:")):
-                total += int(line.split()[1])
-    print(total)
+                is_ram = start <= int(mapping.group(1), 16) < end
+                is_pool = "/domains/" in mapping.group(2)
+            else:
+                yield line, is_ram, is_pool
+
+
+def private(path, pid, mib):
+    print(sum(int(line.split()[1]) for line, is_ram, _ in mappings(path, pid, mib)
+              if is_ram and line.startswith(("Anonymous:", "Swap:"))))
+
+
+def pss(path, pid, mib):
+    ram = elsewhere = 0
+    for line, is_ram, is_pool in mappings(path, pid, mib):
+        if line.startswith("Pss:"):
+            ram += int(line.split()[1]) if is_ram else 0
+            elsewhere += int(line.split()[1]) if is_pool and not is_ram else 0
+    print(ram, elsewhere)
 
 
 def postcopy(path, uri):
@@ -115,6 +130,8 @@ def main():
         sys.exit(run(path, float(sys.argv[3]), sys.argv[4]))
     elif verb == "private":
         private(path, int(sys.argv[3]), int(sys.argv[4]))
+    elif verb == "pss":
+        pss(path, int(sys.argv[3]), int(sys.argv[4]))
     elif verb == "postcopy":
         postcopy(path, sys.argv[3])
 
