@@ -80,6 +80,8 @@ static void free_instance(struct gmm *gmm)
 	gmm__lock_destroy(&gmm->freeze_lock);
 	gmm__lock_destroy(&gmm->tidy_lock);
 	sys->free(gmm);
+	if (sys->apart)
+		gmm__sys_home_close();
 }
 
 static struct gmm *new_instance(const struct gmm_options *options, const struct gmm__sys *sys)
@@ -123,8 +125,11 @@ int gmm__instance_open(const struct gmm_options *options, const struct gmm__sys 
 {
 	struct gmm *gmm = new_instance(options, sys);
 
-	if (!gmm)
+	if (!gmm) {
+		if (sys->apart)
+			gmm__sys_home_close();
 		return GMM_ERR_NO_MEMORY;
+	}
 	/* First, since the service may bring the right to use userfaultfd. */
 	int status = options->socket ? gmm__remote_open(gmm, options->socket) : GMM_OK;
 	if (status == GMM_OK)
@@ -141,6 +146,17 @@ int gmm__instance_open_tables(const struct gmm_options *options, const struct gm
 	return gmm ? finish_open(gmm, GMM_OK, ret_gmm) : GMM_ERR_NO_MEMORY;
 }
 
+static int open_apart(const struct gmm_options *options, struct gmm **ret_gmm)
+{
+	int rc = gmm__sys_home_open();
+
+	if (rc == 0)
+		return gmm__instance_open(options, gmm__sys_home(), ret_gmm);
+	if (options->log)
+		options->log(options->log_arg, GMM_LOG_ERROR, "a thread with descriptors of its own cannot be had");
+	return rc == -ENOMEM || rc == -EAGAIN ? GMM_ERR_NO_MEMORY : GMM_ERR_SYSTEM;
+}
+
 int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 {
 	struct gmm_options defaults;
@@ -152,7 +168,8 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 				     (unsigned)options->repair > GMM_REPAIR_ASK ||
 				     (options->repair == GMM_REPAIR_ASK && !options->may_repair))))
 		return GMM_ERR_INVALID_PARAMETER;
-	return gmm__instance_open(options ? options : &defaults, gmm__sys_linux(), ret_gmm);
+	return options && options->own_descriptors ? open_apart(options, ret_gmm) :
+	       gmm__instance_open(options ? options : &defaults, gmm__sys_linux(), ret_gmm);
 }
 
 int gmm_instance_close(struct gmm *gmm)

@@ -322,7 +322,7 @@ static int mapped_show_pool(struct gmm__slot *slot, uint32_t first, uint32_t cou
 }
 
 /* Writers wait from the write-protection until the copy has taken the place; a remap is atomic for readers. */
-int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
+static int replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
 {
 	struct gmm *gmm = gmm_of(slot);
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
@@ -344,6 +344,29 @@ int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t
 	sys->uffd_watch(gmm->track_uffd, host, bytes, GMM__WATCH_WP);
 	sys->uffd_wake(gmm->freeze_uffd, host, bytes);
 	return 0;
+}
+
+struct replacement {
+	struct gmm__slot *slot;
+	uint32_t first, count;
+	uint8_t *copy;
+	int rc;
+};
+
+static void carry_out(void *arg)
+{
+	struct replacement *r = arg;
+
+	r->rc = replace_by_copy(r->slot, r->first, r->count, r->copy);
+}
+
+/* One errand where descriptors are apart, rather than one for each call while writers wait. */
+int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy)
+{
+	struct replacement r = { slot, first, count, copy, 0 };
+
+	gmm__sys_of(gmm_of(slot))->run(carry_out, &r);
+	return r.rc;
 }
 
 /* The copies come from one mapping, so that the kernel joins them again where they are put side by side. */

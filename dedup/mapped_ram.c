@@ -134,7 +134,7 @@ void gmm__mapped_unwatch(struct gmm__slot *slot)
 	gmm__sys_of(gmm)->uffd_unwatch(gmm->track_uffd, slot->host, (uint64_t)slot->pages * GMM__PAGE_BYTES);
 }
 
-/* ---- judging the caller's memory: /proc/self/smaps ------------------------------------------------------------- */
+/* ---- judging the caller's memory: smaps ------------------------------------------------------------------------ */
 
 /* One mapping as smaps tells it. */
 struct mapping {
@@ -232,17 +232,33 @@ static int inspect_text(FILE *smaps, uint64_t start, uint64_t end, struct gmm__r
 	return next < end ? GMM_ERR_RAM_NOT_MAPPED : GMM_OK;
 }
 
+struct inspection {
+	uintptr_t start, end;
+	struct gmm__ram_attributes attributes;
+	int status;
+};
+
+/* This thread's smaps: that of a main thread that has ended is empty. */
+static void inspect(void *arg)
+{
+	struct inspection *inspection = arg;
+	FILE *smaps = fopen("/proc/thread-self/smaps", "re");
+
+	inspection->status = GMM_ERR_SYSTEM;
+	if (!smaps)
+		return;
+	inspection->status = inspect_text(smaps, inspection->start, inspection->end, &inspection->attributes);
+	fclose(smaps);
+}
+
 int gmm__mapped_inspect_ram(struct gmm *gmm, const uint8_t *host, uint64_t bytes, struct gmm__ram_attributes *ret)
 {
-	struct gmm__ram_attributes attributes = { 0 };
-	FILE *smaps = fopen("/proc/self/smaps", "re");
+	struct inspection inspection = { .start = (uintptr_t)host, .end = (uintptr_t)host + bytes };
 
-	if (!smaps)
-		return GMM_ERR_SYSTEM;
-	int status = inspect_text(smaps, (uintptr_t)host, (uintptr_t)host + bytes, &attributes);
-	fclose(smaps);
-	if (status != GMM_OK)
-		return status;
+	gmm__sys_of(gmm)->run(inspect, &inspection);
+	if (inspection.status != GMM_OK)
+		return inspection.status;
+	struct gmm__ram_attributes attributes = inspection.attributes;
 	/* A kernel without NUMA refuses the question: then there is no policy to keep. */
 	if (gmm__sys_of(gmm)->policy_get((void *)(uintptr_t)host, &attributes.policy, attributes.nodes, POLICY_BITS) != 0)
 		attributes.policy = 0;

@@ -203,6 +203,18 @@ static int connect_service(struct gmm__remote *remote)
 	return status;
 }
 
+struct first_connection {
+	struct gmm__remote *remote;
+	int status;
+};
+
+static void connect_first(void *arg)
+{
+	struct first_connection *first = arg;
+
+	first->status = connect_service(first->remote);
+}
+
 int gmm__remote_open(struct gmm *gmm, const char *path)
 {
 	struct gmm__remote *remote = gmm__mem_alloc(&gmm->mem, sizeof *remote);
@@ -222,12 +234,13 @@ int gmm__remote_open(struct gmm *gmm, const char *path)
 		return GMM_ERR_NO_MEMORY;
 	}
 	memcpy(remote->path, path, size);
-	int status = connect_service(remote);
-	if (status != GMM_OK) {
-		gmm__log(gmm, GMM_LOG_ERROR, "no sharing service at %s: %s", path, gmm_status_text(status));
+	struct first_connection first = { remote, GMM_OK };
+	gmm__sys_of(gmm)->run(connect_first, &first);
+	if (first.status != GMM_OK) {
+		gmm__log(gmm, GMM_LOG_ERROR, "no sharing service at %s: %s", path, gmm_status_text(first.status));
 		gmm__remote_close(gmm);
 	}
-	return status;
+	return first.status;
 }
 
 void gmm__remote_close(struct gmm *gmm)
@@ -250,10 +263,11 @@ void gmm__remote_forked(struct gmm *gmm)
 {
 	struct gmm__remote *remote = gmm->remote;
 
-	if (remote && remote->socket >= 0) {
+	if (!remote)
+		return;
+	if (remote->socket >= 0 && !gmm__sys_of(gmm)->apart) /* else the child does not have it */
 		gmm__sys_of(gmm)->file_close(remote->socket);
-		remote->socket = -1;
-	}
+	remote->socket = -1;
 }
 
 /* ---- VMs and slots -------------------------------------------------------------------------------------------------------- */

@@ -18,26 +18,20 @@
 
 enum { DRAIN_TRIES = 20000, NAP_NS = 100000 };
 
-static int process = -1;      /* /proc/self, for when it can no more be found by that name */
 static atomic_int in_flight;
 static atomic_bool held_up;
 static atomic_bool uncounted;
 
-bool gmm__direct_open(void)
-{
-	if (process < 0)
-		process = (int)gmm__raw(SYS_openat, AT_FDCWD, "/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return process >= 0;
-}
-
 /* ---- descriptors --------------------------------------------------------------------------------------------------- */
 
 struct descriptor {
-	int fd;
-	char link[64]; /* the beginning of what it is */
+	int folder;       /* /proc/PID/fd of the program */
+	const char *name; /* in it */
+	char link[64];    /* the beginning of what it is */
 };
 
-/* Calls look for each open descriptor until it returns false. False also when they cannot be listed. No malloc. */
+/* Calls look for each open descriptor until it returns false. False also when they cannot be listed. No malloc. The folder
+ * is not kept open: a process that changed its root could leave it through the folder. */
 static bool for_each_descriptor(bool (*look)(const struct descriptor *descriptor))
 {
 	struct entry {
@@ -48,7 +42,7 @@ static bool for_each_descriptor(bool (*look)(const struct descriptor *descriptor
 		char name[];
 	};
 	char buf[2048] __attribute__((aligned(8)));
-	int folder = (int)gmm__raw(SYS_openat, process, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int folder = (int)gmm__raw(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	bool all = folder >= 0;
 	long n = 0;
 
@@ -56,8 +50,8 @@ static bool for_each_descriptor(bool (*look)(const struct descriptor *descriptor
 		const struct entry *entry;
 		for (long at = 0; all && at < n; at += entry->size) {
 			entry = (const struct entry *)(buf + at);
-			struct descriptor descriptor = { .fd = atoi(entry->name) };
-			if (entry->name[0] == '.' || descriptor.fd == folder)
+			struct descriptor descriptor = { .folder = folder, .name = entry->name };
+			if (entry->name[0] == '.')
 				continue;
 			long length = gmm__raw(SYS_readlinkat, folder, entry->name, descriptor.link, sizeof descriptor.link - 1);
 			/* Closed meanwhile: what it had in flight is counted by itself. */
@@ -106,7 +100,7 @@ static bool is_harmless(const struct descriptor *descriptor)
 
 	if (strncmp(descriptor->link, "anon_inode:", 11) == 0)
 		return is_harmless_inode(descriptor->link + 11);
-	if (gmm__raw(SYS_fstat, descriptor->fd, &st) != 0)
+	if (gmm__raw(SYS_newfstatat, descriptor->folder, descriptor->name, &st, 0) != 0)
 		return false;
 	if (S_ISCHR(st.st_mode))
 		return is_harmless_device(st.st_rdev);
@@ -114,10 +108,11 @@ static bool is_harmless(const struct descriptor *descriptor)
 	       S_ISSOCK(st.st_mode);
 }
 
+/* The main thread's status. Once that has ended, neither this nor the list of descriptors tells anything: false. */
 static bool nothing_pinned(void)
 {
 	char text[4096];
-	int fd = (int)gmm__raw(SYS_openat, process, "status", O_RDONLY | O_CLOEXEC);
+	int fd = (int)gmm__raw(SYS_openat, AT_FDCWD, "/proc/self/status", O_RDONLY | O_CLOEXEC);
 	long n = fd >= 0 ? gmm__raw(SYS_read, fd, text, sizeof text - 1) : -1;
 
 	if (fd >= 0)
@@ -226,7 +221,7 @@ static const char *found; /* with the lock of ranges.h */
 static bool look_for_unpinned(const struct descriptor *descriptor)
 {
 	found = strcmp(descriptor->link, "/dev/vhost-scsi") == 0 ?
-		"it uses vhost-scsi, whose transfers the kernel does not show" : gmm__direct_unpinned(descriptor->fd);
+		"it uses vhost-scsi, whose transfers the kernel does not show" : gmm__direct_unpinned(atoi(descriptor->name));
 	return !found;
 }
 

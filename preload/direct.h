@@ -14,10 +14,8 @@
 #include <stddef.h>
 #include <sys/uio.h>
 
-/* Opens what is needed later, while the process still has its rights. False: it cannot be told what is in flight. */
-bool gmm__direct_open(void);
-
-/* gmm_options.may_repair. */
+/* gmm_options.may_repair. Asked by threads of the program and by threads that have a table of descriptors of their own: it
+ * looks at the program's, by path. Without /proc, as after a chroot, it is always false. */
 bool gmm__direct_may_repair(void *arg);
 
 /* Around a read into memory. begin returns whether it was counted, and waits while reads are held up. */

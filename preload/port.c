@@ -2,12 +2,14 @@
 #include "preload/port.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -18,12 +20,18 @@
 /* QEMU has RAM below 4 GiB at the guest address that is its offset in the RAM block; what is above begins at another. */
 #define GUEST_END (UINT64_C(4) << 30)
 
-enum { IN_BYTES = 64 * 1024, POLL_MAX_MS = 60000 };
+enum { IN_BYTES = 64 * 1024, POLL_MAX_MS = 60000, RETRY_MS = 1000 };
 
 static struct gmm_guest_port *port;
-static pthread_t thread;
-static bool running;
-static int listener = -1, stop_event = -1;
+static pthread_mutex_t port_lock = PTHREAD_MUTEX_INITIALIZER; /* guards what goes through the port to the VM */
+static atomic_bool running;
+
+/* What the thread is to listen at, and whether it does. */
+static struct {
+	const char *path;
+	int rc;
+	sem_t tried;
+} listening;
 
 /* ---- serving a connection -------------------------------------------------------------------------------------- */
 
@@ -67,59 +75,44 @@ static bool receive_some(int fd)
 		in.at = 0;
 		in.end = (size_t)got;
 	}
-	if (gmm_guest_port_feed(port, in.bytes + in.at, in.end - in.at, &taken) != GMM_OK)
-		return false;
-	in.at += taken;
-	return true;
+	pthread_mutex_lock(&port_lock);
+	bool good = running && gmm_guest_port_feed(port, in.bytes + in.at, in.end - in.at, &taken) == GMM_OK;
+	pthread_mutex_unlock(&port_lock);
+	if (good)
+		in.at += taken;
+	return good;
 }
 
-/* Waits for an event on a descriptor, or a time. False: the thread is to end. */
-static bool wait_for(int fd, short events, uint64_t ms, short *ret_events)
+/* Waits for an event on a descriptor, or a time. */
+static short wait_for(int fd, short events, uint64_t ms)
 {
-	struct pollfd wait[2] = { { .fd = stop_event, .events = POLLIN }, { .fd = fd, .events = events } };
+	struct pollfd wait = { .fd = fd, .events = events };
 
-	gmm__raw(SYS_poll, wait, 2, ms < POLL_MAX_MS ? (int)ms : POLL_MAX_MS);
-	*ret_events = wait[1].revents;
-	return !(wait[0].revents & POLLIN);
+	gmm__raw(SYS_poll, &wait, 1, ms < POLL_MAX_MS ? (int)ms : POLL_MAX_MS);
+	return wait.revents;
 }
 
-/* Until the connection or the thread ends. False: the thread. */
-static bool serve(int fd)
+/* Until the connection ends. */
+static void serve(int fd)
 {
-	short events;
-
 	in.at = in.end = 0;
 	send_some(-1);
-	gmm_guest_port_restart(port);
+	pthread_mutex_lock(&port_lock);
+	if (running)
+		gmm_guest_port_restart(port);
+	pthread_mutex_unlock(&port_lock);
 	while (send_some(fd)) {
 		uint64_t wait_ms = gmm_guest_port_wait_ms(port);
 		bool may_read = wait_ms == 0;
 		if (in.at < in.end && may_read) {
 			if (!receive_some(fd))
-				return true;
+				return;
 			continue;
 		}
-		if (!wait_for(fd, may_read ? POLLIN : 0, may_read ? POLL_MAX_MS : wait_ms, &events))
-			return false;
+		short events = wait_for(fd, may_read ? POLLIN : 0, may_read ? POLL_MAX_MS : wait_ms);
 		if (events & POLLIN ? !receive_some(fd) : (events & (POLLHUP | POLLERR | POLLNVAL)) != 0)
-			return true;
+			return;
 	}
-	return true;
-}
-
-static void *port_main(void *arg)
-{
-	short events;
-	bool more = true;
-
-	while (more && wait_for(listener, POLLIN, POLL_MAX_MS, &events)) {
-		long fd = events & POLLIN ? gmm__raw(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC) : -1;
-		if (fd < 0)
-			continue;
-		more = serve((int)fd);
-		gmm__raw(SYS_close, fd);
-	}
-	return arg;
 }
 
 /* ---- listening -------------------------------------------------------------------------------------------------- */
@@ -162,30 +155,52 @@ static int listen_at(const char *path)
 	return (int)rc;
 }
 
+/* The table is empty at first: what the program has open is not kept open by us. */
+static void *port_main(void *arg)
+{
+	int listener = (int)gmm__raw(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE);
+
+	if (listener == 0)
+		listener = listen_at(listening.path);
+	listening.rc = listener < 0 ? listener : 0;
+	sem_post(&listening.tried);
+	while (listener >= 0 && running) {
+		long fd = gmm__raw(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC);
+		if (fd < 0)
+			wait_for(-1, 0, RETRY_MS); /* no memory for it, for example */
+		else
+			serve((int)fd);
+		if (fd >= 0)
+			gmm__raw(SYS_close, fd);
+	}
+	return arg;
+}
+
 static int start(const char *path, struct gmm_vm *vm)
 {
-	listener = listen_at(path);
-	if (listener < 0)
-		return listener;
-	stop_event = (int)gmm__raw(SYS_eventfd2, 0, EFD_CLOEXEC);
-	if (stop_event < 0)
-		return stop_event;
+	pthread_t thread;
+
 	if (gmm_guest_port_open(vm, GUEST_END, &port) != GMM_OK)
 		return -ENOMEM;
+	listening.path = path;
+	sem_init(&listening.tried, 0, 0);
+	running = true;
 	int rc = pthread_create(&thread, NULL, port_main, NULL);
-	running = rc == 0;
-	if (running)
-		pthread_setname_np(thread, "gmm-port");
-	return -rc;
+	if (rc != 0)
+		return -rc;
+	pthread_setname_np(thread, "gmm-port");
+	while (sem_wait(&listening.tried) != 0)
+		;
+	if (listening.rc == 0)
+		pthread_detach(thread);
+	else
+		pthread_join(thread, NULL);
+	return listening.rc;
 }
 
 static void give_up(void)
 {
 	gmm_guest_port_close(port);
-	if (stop_event >= 0)
-		gmm__raw(SYS_close, stop_event);
-	if (listener >= 0)
-		gmm__raw(SYS_close, listener);
 	gmm__port_forget();
 }
 
@@ -206,18 +221,15 @@ void gmm__port_start(struct gmm_vm *vm)
 
 void gmm__port_stop(void)
 {
-	const uint64_t one = 1;
-
 	if (!running)
 		return;
-	gmm__raw(SYS_write, stop_event, &one, sizeof one);
-	pthread_join(thread, NULL);
+	pthread_mutex_lock(&port_lock);
 	running = false;
+	pthread_mutex_unlock(&port_lock);
 }
 
 void gmm__port_forget(void)
 {
 	running = false;
 	port = NULL;
-	listener = stop_event = -1;
 }

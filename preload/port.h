@@ -3,7 +3,8 @@
  *
  * GMM_DEDUP_GUEST_PORT   path of the socket; unset: none
  *
- * A thread of its own serves it, one connection at a time. It blocks all signals and touches no guest memory. */
+ * A thread of its own serves it, one connection at a time. It blocks all signals, touches no guest memory, and has its
+ * descriptors in a table of its own, which the program cannot close. */
 #ifndef PRELOAD_PORT_H
 #define PRELOAD_PORT_H
 
@@ -12,7 +13,7 @@
 /* Listens, if the environment names a path. With the lock of ranges.h: signals are off. */
 void gmm__port_start(struct gmm_vm *vm);
 
-/* Ends the thread; the socket goes with the process. */
+/* From now on nothing is taken from guests; the thread and its socket go with the process. */
 void gmm__port_stop(void);
 
 /* In a forked child: the parent's thread and descriptors are not ours. */

@@ -15,7 +15,7 @@ static bool tried;   /* to open the instance */
 static bool started; /* the engine */
 static char reason[256]; /* what the library said last, while it was being opened */
 
-void gmm__sharing_tell(const char *what, const char *why)
+static void write_line(int fd, const char *what, const char *why)
 {
 	struct iovec parts[] = {
 		{ (void *)(uintptr_t) "gmm-dedup: ", 11 },
@@ -25,7 +25,26 @@ void gmm__sharing_tell(const char *what, const char *why)
 		{ (void *)(uintptr_t) "\n", 1 },
 	};
 
-	gmm__raw(SYS_writev, 2, parts, 5);
+	gmm__raw(SYS_writev, fd, parts, 5);
+}
+
+void gmm__sharing_tell(const char *what, const char *why)
+{
+	write_line(2, what, why);
+}
+
+/* From any thread: those of the library have other descriptors than the program (gmm_options.own_descriptors). */
+static void tell_from_anywhere(const char *message)
+{
+	int process = (int)gmm__raw(SYS_pidfd_open, gmm__raw(SYS_getpid), 0);
+	int fd = process >= 0 ? (int)gmm__raw(SYS_pidfd_getfd, process, 2, 0) : -1;
+
+	if (fd >= 0) {
+		write_line(fd, message, NULL);
+		gmm__raw(SYS_close, fd);
+	}
+	if (process >= 0)
+		gmm__raw(SYS_close, process);
 }
 
 static void log_message(void *arg, enum gmm_log_level level, const char *message)
@@ -36,7 +55,7 @@ static void log_message(void *arg, enum gmm_log_level level, const char *message
 		return;
 	}
 	if (getenv("GMM_DEDUP_LOG"))
-		gmm__sharing_tell(message, NULL);
+		tell_from_anywhere(message);
 }
 
 /* A figure of the environment; what was there if it is none. */
@@ -70,9 +89,10 @@ static int open_instance(void)
 	read_figure("GMM_DEDUP_WINDOW_MS", &options.window_ms);
 	if (options.window_ms > 0) /* a pass finds what has rested since the one before */
 		options.pass_interval_ms = options.window_ms;
-	options.repair = gmm__direct_open() ? GMM_REPAIR_ASK : GMM_REPAIR_NEVER;
+	options.repair = GMM_REPAIR_ASK;
 	options.may_repair = gmm__direct_may_repair;
 	options.huge_pages = read_huge_pages();
+	options.own_descriptors = true;
 	const char *socket = getenv("GMM_DEDUP_SOCKET");
 	if (socket && *socket)
 		options.socket = socket;

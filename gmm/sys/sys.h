@@ -48,6 +48,13 @@ enum gmm__uffd_kind {
 enum gmm__watch { GMM__WATCH_WP, GMM__WATCH_MISSING, GMM__WATCH_MISSING_WP };
 
 struct gmm__sys {
+	/* Descriptors are in a table that only the threads that thread_start starts share: other threads of the program can
+	 * do nothing with their numbers, and forked children do not have them. See gmm/sys/home.h. */
+	bool apart;
+	/* Runs a function in a thread that has the descriptors, and waits for it: for what uses them without a function of this
+	 * table, or for many calls of it at once. It must not take a lock that is held over calls of this table. */
+	void (*run)(void (*run)(void *arg), void *arg);
+
 	/* Our own memory. alloc returns zeroed memory or NULL. */
 	void *(*alloc)(size_t size);
 	void (*free)(void *p);
@@ -128,7 +135,13 @@ static inline bool gmm__is_errno(intptr_t rc)
 /* The real kernel. */
 const struct gmm__sys *gmm__sys_linux(void);
 
-/* Takes over a descriptor of /dev/userfaultfd, for a process that may not open it. */
+/* The same with descriptors apart, once home was opened: 0 or a negative errno. Opening nests. */
+const struct gmm__sys *gmm__sys_home(void);
+int gmm__sys_home_open(void);
+void gmm__sys_home_close(void);
+
+/* Takes over a descriptor of /dev/userfaultfd, for a process that may not open it. Where descriptors are apart, called
+ * by `run`. */
 void gmm__sys_linux_use_userfaultfd(int device);
 
 /* What this host can do. Returns 0, or a negative errno and a sentence for people that names the missing

@@ -91,7 +91,8 @@ static uint64_t read_kilobytes(const struct gmm__sys *sys, const char *path, con
 
 uint64_t gmm__sys_pinned_bytes(const struct gmm__sys *sys)
 {
-	return read_kilobytes(sys, "/proc/self/status", "\nVmPin:", 0);
+	/* Of this thread: that of a main thread that has ended says nothing. Where it cannot be read any more, there may be some. */
+	return read_kilobytes(sys, "/proc/thread-self/status", "\nVmPin:", UINT64_MAX);
 }
 
 uint64_t gmm__sys_available_bytes(const struct gmm__sys *sys)

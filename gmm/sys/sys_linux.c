@@ -24,6 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "gmm/sys/home.h"
 #include "gmm/sys/kernel.h"
 
 _Static_assert(sizeof(struct gmm__scan_range) == 24, "must be the kernel's struct page_region");
@@ -31,6 +32,11 @@ _Static_assert(sizeof(struct gmm__scan_range) == 24, "must be the kernel's struc
 static int result(long rc)
 {
 	return rc < 0 ? -errno : (int)rc;
+}
+
+static void host_run(void (*run)(void *arg), void *arg)
+{
+	run(arg);
 }
 
 static void *host_alloc(size_t size)
@@ -72,11 +78,17 @@ static int host_policy_set(void *addr, size_t size, int mode, const unsigned lon
 	return result(mbind(addr, size, mode, nodes, max_nodes, 0));
 }
 
-static _Atomic int passed_device = -1; /* /dev/userfaultfd, from a process that may open it */
+/* /dev/userfaultfd, from a process that may open it. */
+static _Atomic int *passed_device(void)
+{
+	static _Atomic int device = -1;
+
+	return gmm__sys_at_home ? &gmm__sys_home_device : &device;
+}
 
 void gmm__sys_linux_use_userfaultfd(int device)
 {
-	int old = atomic_exchange(&passed_device, device);
+	int old = atomic_exchange(passed_device(), device);
 
 	if (old >= 0)
 		close(old);
@@ -89,7 +101,7 @@ static int uffd_new(void)
 	if (fd >= 0)
 		return fd;
 	int why = errno;
-	int passed = passed_device;
+	int passed = *passed_device();
 	int device = passed >= 0 ? fcntl(passed, F_DUPFD_CLOEXEC, 0) : open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	if (device < 0)
 		return -why;
@@ -191,7 +203,7 @@ static int host_uffd_copy(int fd, void *to, const void *from, size_t size)
 
 static int host_pagemap_open(void)
 {
-	return result(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	return result(open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC));
 }
 
 static int host_pagemap_scan(int fd, void *start, void *end, const struct gmm__scan_filter *filter,
@@ -243,7 +255,7 @@ static int query_map(int maps, const void *addr, struct procmap_query *query)
 
 static int host_maps_open(void)
 {
-	int maps = result(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
+	int maps = result(open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC));
 	struct procmap_query query;
 
 	if (maps < 0)
@@ -318,12 +330,12 @@ static ssize_t host_file_read(const char *path, char *buf, size_t size)
 static int host_witness_open(void **ret_page)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
-	char path[32];
+	char path[48];
 	int fd = result(memfd_create("gmm-fork", MFD_CLOEXEC));
 
 	if (fd < 0)
 		return fd;
-	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof path, "/proc/thread-self/fd/%d", fd);
 	int own = ftruncate(fd, 4096) == 0 ? open(path, O_RDWR | O_CLOEXEC) : -1;
 	void *page = MAP_FAILED;
 	if (own >= 0 && fcntl(own, F_OFD_SETLK, &lock) == 0)
@@ -421,6 +433,7 @@ struct thread_start {
 	void *arg;
 	char name[16];
 	bool idle;
+	bool at_home;
 };
 
 static void *thread_main(void *p)
@@ -429,6 +442,7 @@ static void *thread_main(void *p)
 	struct sched_param param = { 0 };
 
 	free(p);
+	gmm__sys_at_home = start.at_home;
 	pthread_setname_np(pthread_self(), start.name);
 	if (start.idle)
 		sched_setscheduler(0, SCHED_IDLE, &param); /* a refusal costs politeness, nothing else */
@@ -440,7 +454,7 @@ static int host_thread_start(uintptr_t *ret_thread, const char *name, bool idle,
 	struct thread_start *start = malloc(sizeof *start);
 	if (!start)
 		return -ENOMEM;
-	*start = (struct thread_start){ .run = run, .arg = arg, .idle = idle };
+	*start = (struct thread_start){ .run = run, .arg = arg, .idle = idle, .at_home = gmm__sys_at_home };
 	strncpy(start->name, name, sizeof start->name - 1);
 
 	/* A new thread inherits the mask: it must never take a signal meant for the VMM. */
@@ -483,7 +497,7 @@ static int host_numa_node_here(void)
 const struct gmm__sys *gmm__sys_linux(void)
 {
 	static const struct gmm__sys table = {
-		.alloc = host_alloc, .free = free, .map = host_map, .unmap = host_unmap,
+		.run = host_run, .alloc = host_alloc, .free = free, .map = host_map, .unmap = host_unmap,
 		.remap_fixed = host_remap_fixed, .advise = host_advise, .policy_get = host_policy_get,
 		.policy_set = host_policy_set, .uffd_open = host_uffd_open, .uffd_watch = host_uffd_watch,
 		.uffd_unwatch = host_uffd_unwatch, .uffd_wake = host_uffd_wake, .uffd_protect = host_uffd_protect,

@@ -166,6 +166,11 @@ struct gmm_options {
 	                               * Default 0 */
 	bool only_under_pressure;     /* the engine makes passes only while gmm_pressure_start finds memory pressure, and rests
 	                               * otherwise: nothing is scanned on a host with memory to spare. Default false */
+	bool own_descriptors;         /* the instance's descriptors are in a table that only its threads have: for programs that
+	                               * may close descriptors which they have not opened. What is closed in the program, by
+	                               * whatever call, does not meet them, and a forked child does not get them. Calls that need
+	                               * one wait for one more thread to make it, about 10 us. Default false: the program closes no
+	                               * descriptor that it does not know, or guests may lose memory */
 };
 
 /* Fills in the defaults. */

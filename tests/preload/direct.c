@@ -155,6 +155,7 @@ static void test_aio(void)
 
 	CHECK(syscall(SYS_io_setup, 4, &context) == 0);
 	ram_wait_shared(ram, RAM_BYTES);
+	CHECK(is_shared_again(ram + 5 * PAGE));
 	ram[5 * PAGE] ^= 1;
 	usleep(300000);
 	ram[5 * PAGE] ^= 1;

@@ -217,7 +217,7 @@ START_TEST(limits_of_the_host)
 	good_host();
 	ck_assert_uint_eq(gmm__sys_max_map_count(&sys), 65530);
 	ck_assert_uint_eq(gmm__sys_available_bytes(&sys), UINT64_MAX);
-	ck_assert_uint_eq(gmm__sys_pinned_bytes(&sys), 0);
+	ck_assert_uint_gt(gmm__sys_pinned_bytes(&sys), 0); /* there may be some */
 }
 END_TEST
 

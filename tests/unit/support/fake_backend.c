@@ -479,7 +479,7 @@ static ssize_t file_read(const char *path, char *buf, size_t size)
 	if (strcmp(path, "/proc/meminfo") == 0 && world.available_kb)
 		return snprintf(buf, size, "MemTotal: 1 kB\nMemAvailable:   %llu kB\n",
 				(unsigned long long)world.available_kb);
-	if (strcmp(path, "/proc/self/status") != 0)
+	if (strcmp(path, "/proc/thread-self/status") != 0)
 		return -ENOENT;
 	return snprintf(buf, size, "Name:\tfake\nVmPin:\t%8llu kB\n", (unsigned long long)world.pinned_kb);
 }
