@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <urcu/urcu-bp.h>
 
@@ -68,7 +69,7 @@ int gmm__remote_ask(struct gmm__remote *remote, struct iovec *parts, int n_parts
 		return status;
 	ssize_t n = gmm__wire_receive(remote->socket, remote->buf, GMM__WIRE_MAX, &fd);
 	bool good = n > 0 && reply->type == request->type && reply->sequence == remote->sequence && reply->status <= 0;
-	if (fd >= 0 && (!good || !ret_fd)) {
+	if (fd >= 0 && (!good || !ret_fd || reply->status != GMM_OK)) {
 		gmm__sys_of(remote->gmm)->file_close(fd);
 		fd = -1;
 	}
@@ -91,8 +92,10 @@ static int ask_plain(struct gmm__remote *remote, void *request, size_t request_s
 
 	if (status == GMM_OK && got != size) {
 		gmm__remote_disconnect(remote, "an answer of the wrong size");
-		if (ret_fd && *ret_fd >= 0)
+		if (ret_fd && *ret_fd >= 0) {
 			gmm__sys_of(remote->gmm)->file_close(*ret_fd);
+			*ret_fd = -1;
+		}
 		return GMM_ERR_NO_SERVICE;
 	}
 	return status;
@@ -486,6 +489,15 @@ static bool commit_slot(struct gmm__remote *remote, struct gmm__slot *slot)
 	return true;
 }
 
+/* To read a page beyond the end of its file would end the process. */
+static bool file_has_chunk(const struct gmm__pool *pool, uint32_t file, uint32_t file_chunk)
+{
+	struct stat s;
+
+	return fstat(pool->files[file].fd, &s) == 0 && S_ISREG(s.st_mode) &&
+	       (uint64_t)s.st_size >= (file_chunk + 1ull) * GMM__CHUNK_BYTES;
+}
+
 bool gmm__remote_know_chunk(struct gmm__remote *remote, struct gmm__domain *domain, gmm__chunk_id chunk)
 {
 	struct gmm__pool *pool = &domain->pool;
@@ -499,14 +511,16 @@ bool gmm__remote_know_chunk(struct gmm__remote *remote, struct gmm__domain *doma
 		int fd = -1;
 		if (ask_plain(remote, &ask, sizeof ask, sizeof *place, &fd) != GMM_OK)
 			return false;
-		if (fd >= 0 && (!with_file || gmm__pool_mirror_has_file(pool, place->file)))
+		bool ours = place->domain_number == domain->remote_number;
+		if (fd >= 0 && (!ours || !with_file || gmm__pool_mirror_has_file(pool, place->file)))
 			gmm__sys_of(remote->gmm)->file_close(fd);
 		else if (fd >= 0 && gmm__pool_mirror_file(pool, place->file, fd) != 0)
 			return false;
-		if (place->domain_number != domain->remote_number)
+		if (!ours)
 			return false;
 		if (gmm__pool_mirror_has_file(pool, place->file))
-			return gmm__pool_mirror_chunk(pool, chunk, place->file, place->file_chunk) == 0;
+			return file_has_chunk(pool, place->file, place->file_chunk) &&
+			       gmm__pool_mirror_chunk(pool, chunk, place->file, place->file_chunk) == 0;
 	}
 	return false;
 }
