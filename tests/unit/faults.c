@@ -197,7 +197,7 @@ static void change(void)
 		store(2, i, i, 0x77 + i);
 	store(0, 50, 0, 1);
 	passes(3);
-	may_fail(gmm_vm_unshare(life.vm[1], at + 8 * PAGE, 12 * PAGE), refused);
+	may_fail(gmm_vm_unshare(life.vm[1], at + 8 * PAGE, 12 * PAGE), refused | STATUS(PINNED));
 	may_fail(gmm_vm_pin(life.vm[0], 20 * PAGE, 8 * PAGE), refused);
 	may_fail(gmm_vm_set_unshareable(life.vm[0], at, 4 * PAGE, true), refused);
 	discard(at + 30 * PAGE, 20);
@@ -211,7 +211,8 @@ static void change(void)
 
 static void end(void)
 {
-	unsigned refused = STATUS(NO_MEMORY) | STATUS(LIMIT) | STATUS(SYSTEM);
+	/* Pinned: it cannot be read whether anything is. */
+	unsigned refused = STATUS(NO_MEMORY) | STATUS(LIMIT) | STATUS(SYSTEM) | STATUS(PINNED);
 
 	may_fail(remove_first(), refused);
 	passes(1);
