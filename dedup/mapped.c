@@ -234,7 +234,7 @@ static void mapped_restore(struct gmm__freeze *freeze, uint32_t at, uint32_t cou
 			restore_by_copy(freeze, at + i++);
 	}
 	for (uint32_t i = at; i < at + count; i++)
-		freeze->page[i] = GMM__FROZEN_RESTORED;
+		__atomic_store_n(&freeze->page[i], GMM__FROZEN_RESTORED, __ATOMIC_RELAXED);
 }
 
 static void mapped_thaw(struct gmm__freeze *freeze)

@@ -136,19 +136,22 @@ static const char *recount_tally(struct recount *recount, const struct gmm__page
 
 static const char *compare_records(const struct recount *recount)
 {
-	const struct gmm__pool *pool = &recount->domain->pool;
+	struct gmm__pool *pool = &recount->domain->pool;
+	const char *broken = NULL;
 
+	gmm__lock_take(&pool->lock); /* pages that a fork kept are given back at any time */
 	for (uint32_t c = 0; c < pool->n_chunks; c++) {
 		for (uint32_t i = 0; pool->chunks[c] && i < GMM__CHUNK_PAGES; i++) {
 			const struct gmm__record *r = &pool->chunks[c]->record[i];
 			const struct gmm__record *met = &recount->met[(uint64_t)c * GMM__CHUNK_PAGES + i];
 			if (r->references != met->references)
-				return "INV-3: a page's references are not the gfns that use it";
+				broken = "INV-3: a page's references are not the gfns that use it";
 			if (r->broken != met->broken && r->broken < GMM__BROKEN_MAX)
-				return "INV-2: a page's covers are not the mappings over it";
+				broken = "INV-2: a page's covers are not the mappings over it";
 		}
 	}
-	return NULL;
+	gmm__lock_give(&pool->lock);
+	return broken;
 }
 
 static const char *validate_domain(struct gmm *gmm, struct gmm__domain *domain)

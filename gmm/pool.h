@@ -101,7 +101,7 @@ struct gmm__pool {
 	uint64_t references;        /* sum of references */
 	uint64_t punch_failures;
 	uint64_t deferred_pages;
-	bool defer;                 /* a fork of this process may map pages */
+	_Atomic bool defer;         /* a fork of this process may map pages */
 	uint16_t generation;        /* of slots in new chunks: no id and generation comes twice */
 	bool mirror;                /* another process owns records and files: the functions named mirror */
 };

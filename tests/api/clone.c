@@ -9,7 +9,7 @@
 enum { PAGES = 600, SEED = 31000, SECOND = 1 << 24 };
 
 static struct gmm *gmm;
-static struct gmm_vm *source, *clone;
+static struct gmm_vm *source, *cloned;
 static char *ram, *second, *copy, *copied_second;
 
 /* Pages of their own, zero pages, holes, a fill row, and a second slot. */
@@ -33,10 +33,10 @@ static void clone_it(void)
 {
 	void *addr;
 
-	assert_ok(gmm_vm_clone(source, "copy", &clone));
-	assert_ok(gmm_vm_address(clone, 0, &addr));
+	assert_ok(gmm_vm_clone(source, "copy", &cloned));
+	assert_ok(gmm_vm_address(cloned, 0, &addr));
 	copy = addr;
-	assert_ok(gmm_vm_address(clone, SECOND + 5 * PAGE, &addr));
+	assert_ok(gmm_vm_address(cloned, SECOND + 5 * PAGE, &addr));
 	copied_second = (char *)addr - 5 * PAGE;
 	assert_ok(gmm_instance_validate(gmm));
 }
@@ -45,9 +45,9 @@ static void close_all(void)
 {
 	assert_ok(gmm_instance_validate(gmm));
 	assert_ok(gmm_vm_destroy(source, GMM_RAM_DISCARD));
-	if (clone)
-		assert_ok(gmm_vm_destroy(clone, GMM_RAM_DISCARD));
-	clone = NULL;
+	if (cloned)
+		assert_ok(gmm_vm_destroy(cloned, GMM_RAM_DISCARD));
+	cloned = NULL;
 	ck_assert_uint_eq(stats_of(gmm).pool_pages, 0);
 	assert_ok(gmm_instance_close(gmm));
 }
@@ -67,7 +67,7 @@ static void all_is_there(bool run)
 	open_source(run);
 	clone_it();
 	/* Nothing is there twice, and holes are holes. */
-	struct gmm_vm_stats stats = vm_stats_of(clone);
+	struct gmm_vm_stats stats = vm_stats_of(cloned);
 	ck_assert_uint_eq(stats.references, 560);
 	ck_assert_uint_eq(stats.private_pages, 0);
 	ck_assert_uint_eq(stats.state_pages[GMM_PAGE_ABSENT], 140);
@@ -105,8 +105,8 @@ START_TEST(both_go_their_own_ways)
 	engine_settle(gmm);
 	assert_ok(gmm_instance_validate(gmm));
 	assert_ok(gmm_vm_destroy(source, GMM_RAM_DISCARD)); /* the clone does not need it */
-	source = clone;
-	clone = NULL;
+	source = cloned;
+	cloned = NULL;
 	for (size_t i = 1; i < 400; i += 3)
 		ck_assert(page_is(copy + i * PAGE, SEED + i));
 	close_all();
@@ -162,13 +162,13 @@ START_TEST(bad_arguments)
 	void *addr = &addr;
 
 	open_source(false);
-	assert_status(gmm_vm_clone(NULL, NULL, &clone), GMM_ERR_INVALID_PARAMETER);
+	assert_status(gmm_vm_clone(NULL, NULL, &cloned), GMM_ERR_INVALID_PARAMETER);
 	assert_status(gmm_vm_clone(source, NULL, NULL), GMM_ERR_INVALID_PARAMETER);
 	assert_status(gmm_vm_address(source, SECOND + 100 * PAGE, &addr), GMM_ERR_NOT_FOUND);
 	ck_assert_ptr_eq(addr, &addr);
 	assert_ok(gmm_vm_address(source, SECOND + 7, &addr));
 	ck_assert_ptr_eq(addr, second + 7);
-	clone = NULL;
+	cloned = NULL;
 	close_all();
 }
 END_TEST

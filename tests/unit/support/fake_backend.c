@@ -267,7 +267,7 @@ static void restore(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
 		ck_assert_int_eq(p->kind, FAKE_FROZEN);
 		*p = (struct fake_page){ .kind = FAKE_PRIVATE };
 		memcpy(own_bytes(guest, freeze->first + i), staging + (size_t)i * GMM__PAGE_BYTES, GMM__PAGE_BYTES);
-		freeze->page[i] = GMM__FROZEN_RESTORED;
+		__atomic_store_n(&freeze->page[i], GMM__FROZEN_RESTORED, __ATOMIC_RELAXED);
 	}
 }
 
