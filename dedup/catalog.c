@@ -175,6 +175,24 @@ void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gm
 	gmm__lock_give(&catalog->lock);
 }
 
+static void relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__page_id to, uint32_t fingerprint)
+{
+	if (gmm__shared_remove(&catalog->shared, fingerprint, from))
+		gmm__shared_put(&catalog->shared, fingerprint, to);
+}
+
+void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__page_id to)
+{
+	const uint8_t *bytes = gmm__pool_bytes(catalog->pool, from);
+	struct gmm__digest sample = gmm__digest_sample(bytes, &catalog->secret);
+	struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
+
+	gmm__lock_take(&catalog->lock);
+	relist(catalog, from, to, sample.fingerprint);
+	relist(catalog, from, to, whole.fingerprint);
+	gmm__lock_give(&catalog->lock);
+}
+
 static bool has_fingerprint(struct gmm__catalog *catalog, gmm__page_id page, uint32_t fingerprint)
 {
 	if (gmm__pool_ref(catalog->pool, page, 1) == 0)

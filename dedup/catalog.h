@@ -69,6 +69,9 @@ void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, 
 /* A page was promoted: others find it from now on. */
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 
+/* The index is to name `to` where it names `from`; both have the same bytes, and the caller a reference to `from`. */
+void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__page_id to);
+
 /* The shared page turned out to be gone or not to have the fingerprint it is listed under: forget that entry if so. */
 void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 

@@ -6,18 +6,40 @@
 #include "dedup/engine.h"
 #include "dedup/errand.h"
 #include "dedup/fork.h"
+#include "dedup/paged_moves.h"
 #include "dedup/shed.h"
 #include "dedup/visit.h"
 
 /* Neighbours are looked for in so many pages in an idle pass. A row to be compacted is cut into parts of so many pages,
  * which fit into gaps; parts that come to lie side by side are one run as before. */
-enum { JOIN_PAGES = 65536, DRAIN_CHUNKS = 4, DRAIN_ROW = 32 };
+enum { JOIN_PAGES = 65536, DRAIN_CHUNKS = 4, DRAIN_ROW = 32, BARREN_SETS = 4 };
 
 static struct gmm__rehome rehome_in(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits,
 				    const struct gmm_vm *vm)
 {
 	return (struct gmm__rehome){ .gmm = gmm, .backend = backend, .waits = waits, .domain = vm->domain,
 				     .catalog = vm->domain->catalog };
+}
+
+/* ---- a set ----------------------------------------------------------------------------------------------------- */
+
+/* Moves everybody. gmm.tidy_lock is given away while paged VMs are asked, since their answers may wait for somebody who wants a
+ * snapshot; that finds the set's own references in gmm.tidy then. Returns how many pages moved. */
+static uint64_t carry_out(struct gmm__moves *moves, const struct gmm__rehome *rehome)
+{
+	struct gmm *gmm = rehome->gmm;
+	uint64_t moved = 0;
+
+	if (moves->paged) {
+		gmm->tidy.domain = rehome->domain;
+		gmm->tidy.row = moves->row;
+		gmm->tidy.n_rows = moves->rows;
+		gmm__lock_give(&gmm->tidy_lock);
+		moved = gmm__paged_moves_ask(moves, rehome);
+		gmm__lock_take(&gmm->tidy_lock);
+		gmm->tidy.domain = NULL;
+	}
+	return moved + gmm__moves_carry_out(moves, rehome);
 }
 
 /* ---- joining neighbours ---------------------------------------------------------------------------------------- */
@@ -96,9 +118,10 @@ static uint64_t join(struct gmm__moves *moves, const struct gmm__rehome *rehome,
 	}
 	if (moves->groups == 0)
 		return 0;
+	gmm__paged_moves_choose(moves, rehome);
 	gmm__moves_weigh(moves, rehome);
 	if (gmm__moves_copy(moves, rehome, 1, true) > 0)
-		moved = gmm__moves_carry_out(moves, rehome);
+		moved = carry_out(moves, rehome);
 	gmm__moves_end(moves, rehome);
 	return moved;
 }
@@ -130,33 +153,21 @@ static uint64_t drain(struct gmm__moves *moves, const struct gmm__rehome *rehome
 	memset(moves, 0, sizeof *moves);
 	for (uint32_t i = 0; i < n; i++)
 		add_chunk(moves, pool, chunk[i]);
+	if (n > 0)
+		gmm__paged_moves_choose(moves, rehome);
 	if (n > 0 && gmm__moves_copy(moves, rehome, 0, false) > 0)
-		moved = gmm__moves_carry_out(moves, rehome);
+		moved = carry_out(moves, rehome);
 	gmm__moves_end(moves, rehome);
 	return moved;
 }
 
-static bool has_paged_vm(struct gmm *gmm, const struct gmm__domain *domain)
+/* A pool of a service is not ours to tidy up. While a fork may map pages, what is moved is there twice. */
+static bool may_tidy(struct gmm__pool *pool)
 {
-	const struct gmm_vm *vm;
-
-	gmm__lock_take(&gmm->lock);
-	for (vm = gmm->vms; vm && !(vm->paged && vm->domain == domain); vm = vm->next)
-		;
-	gmm__lock_give(&gmm->lock);
-	return vm != NULL;
-}
-
-/* A pool of a service is not ours to tidy up. While a fork may map pages, what is moved is there twice; so it is with
- * paged VMs, which keep the page they use. */
-static bool may_tidy(struct gmm *gmm, struct gmm__domain *domain)
-{
-	struct gmm__pool *pool = &domain->pool;
-
 	gmm__lock_take(&pool->lock);
 	bool may = !pool->mirror && !pool->defer;
 	gmm__lock_give(&pool->lock);
-	return may && !has_paged_vm(gmm, domain);
+	return may;
 }
 
 static bool is_sparse(struct gmm__pool *pool)
@@ -210,25 +221,36 @@ static bool nothing_new(struct gmm *gmm, bool moved)
 	return tidy->rounds > 1;
 }
 
+/* With the turn and gmm.tidy_lock. */
+static void tidy_next(struct gmm *gmm, struct gmm__moves *moves, const struct gmm__backend *backend, struct gmm__waits *waits)
+{
+	struct gmm_vm *vm = next_vm(gmm);
+
+	if (!vm)
+		return;
+	if (may_tidy(&vm->domain->pool)) {
+		struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
+		bool moved = nothing_new(gmm, false) ? false : join(moves, &rehome, vm, &gmm->tidy.gfn) > 0;
+		if (is_sparse(rehome.catalog->pool))
+			moved |= drain(moves, &rehome) > 0;
+		give_back(rehome.catalog->pool);
+		nothing_new(gmm, moved);
+	}
+	gmm__visit_end(vm);
+}
+
 void gmm__tidy_idle(struct gmm *gmm, const struct gmm__backend *backend, struct gmm__waits *waits)
 {
 	struct gmm__moves *moves = gmm__mem_alloc(&gmm->mem, sizeof *moves);
 
 	if (!moves)
 		return;
-	if (gmm__lock_try(&gmm->tidy_lock)) {
-		struct gmm_vm *vm = next_vm(gmm);
-		if (vm && may_tidy(gmm, vm->domain)) {
-			struct gmm__rehome rehome = rehome_in(gmm, backend, waits, vm);
-			bool moved = nothing_new(gmm, false) ? false : join(moves, &rehome, vm, &gmm->tidy.gfn) > 0;
-			if (is_sparse(rehome.catalog->pool))
-				moved |= drain(moves, &rehome) > 0;
-			give_back(rehome.catalog->pool);
-			nothing_new(gmm, moved);
+	if (gmm__lock_try(&gmm->tidy_turn)) {
+		if (gmm__lock_try(&gmm->tidy_lock)) {
+			tidy_next(gmm, moves, backend, waits);
+			gmm__lock_give(&gmm->tidy_lock);
 		}
-		if (vm)
-			gmm__visit_end(vm);
-		gmm__lock_give(&gmm->tidy_lock);
+		gmm__lock_give(&gmm->tidy_turn);
 	}
 	gmm__mem_free(&gmm->mem, moves, sizeof *moves);
 }
@@ -252,7 +274,7 @@ struct set {
 	struct gmm__moves *moves;
 	uint64_t from;          /* joins: the gfn to go on with, UINT64_MAX at the end */
 	bool drains;
-	uint64_t moved;
+	uint32_t barren;        /* the last so many sets moved nothing */
 	uint32_t chunks;        /* given back */
 };
 
@@ -262,14 +284,18 @@ static void tidy_set(void *arg, const struct gmm__merge *merge)
 	struct set *set = arg;
 	struct gmm__rehome rehome = rehome_in(merge->gmm, merge->backend, merge->waits, set->vm);
 
+	gmm__lock_take(&merge->gmm->tidy_turn);
 	gmm__lock_take(&merge->gmm->tidy_lock);
-	set->moved = set->drains ? drain(set->moves, &rehome) : join(set->moves, &rehome, set->vm, &set->from);
+	uint64_t moved = set->drains ? drain(set->moves, &rehome) : join(set->moves, &rehome, set->vm, &set->from);
+	set->barren = moved ? 0 : set->barren + 1;
 	if (set->drains)
 		set->chunks += give_back(rehome.catalog->pool);
 	gmm__lock_give(&merge->gmm->tidy_lock);
+	gmm__lock_give(&merge->gmm->tidy_turn);
 }
 
-/* Joins, then compaction until nothing moves any more: a set empties most chunks it takes from. */
+/* Joins, then compaction until nothing moves any more: a set empties most chunks it takes from. Chunks that somebody will not
+ * leave are passed over, so that the next set takes others. */
 static void tidy_vm(struct set *set, gmm__tidy_run_fn *run)
 {
 	struct gmm *gmm = set->vm->gmm;
@@ -279,9 +305,11 @@ static void tidy_vm(struct set *set, gmm__tidy_run_fn *run)
 	for (set->from = 0; set->from != UINT64_MAX && !set->vm->dead;)
 		run(gmm, tidy_set, set);
 	set->drains = true;
+	set->barren = 0;
+	gmm__pool_drain_anew(&set->vm->domain->pool);
 	do
 		run(gmm, tidy_set, set);
-	while (set->moved > 0 && limit-- > 0 && !set->vm->dead);
+	while (set->barren < BARREN_SETS && limit-- > 0 && !set->vm->dead);
 }
 
 int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
@@ -290,9 +318,10 @@ int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
 
 	if (!set.moves)
 		return -1;
+	gmm__paged_moves_anew(gmm);
 	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
 		set.vm = vm;
-		if (may_tidy(gmm, vm->domain))
+		if (may_tidy(&vm->domain->pool))
 			tidy_vm(&set, run); /* the first VM of a domain leaves little to the others */
 		next = gmm__visit_begin(gmm, NULL, vm->number);
 		gmm__visit_end(vm);

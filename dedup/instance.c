@@ -62,6 +62,7 @@ static void init_locks(struct gmm *gmm)
 	gmm__lock_init(&gmm->lock, GMM__RANK_INSTANCE);
 	gmm__lock_init(&gmm->ram_lock, GMM__RANK_RAM);
 	gmm__lock_init(&gmm->freeze_lock, GMM__RANK_FREEZE);
+	gmm__lock_init(&gmm->tidy_turn, GMM__RANK_TIDY_TURN);
 	gmm__lock_init(&gmm->tidy_lock, GMM__RANK_TIDY);
 }
 
@@ -79,6 +80,7 @@ static void free_instance(struct gmm *gmm)
 	gmm__lock_destroy(&gmm->ram_lock);
 	gmm__lock_destroy(&gmm->freeze_lock);
 	gmm__lock_destroy(&gmm->tidy_lock);
+	gmm__lock_destroy(&gmm->tidy_turn);
 	sys->free(gmm);
 	if (sys->apart)
 		gmm__sys_home_close();
@@ -489,6 +491,7 @@ static void fill_stats(struct gmm *gmm, struct gmm_stats *stats)
 		stats->pool_pages += domain->pool.used_pages;
 		stats->pool_chunks += domain->pool.live_chunks;
 	}
+	stats->pool_pages -= gmm__accounts_on_the_way(gmm);
 	if (gmm->remote && gmm->remote->pool_references) /* our part of pages that we share with other processes */
 		stats->pool_pages = stats->total.references * gmm->remote->pool_pages / gmm->remote->pool_references;
 	stats->allocated_pages = stats->total.private_pages + stats->pool_pages;

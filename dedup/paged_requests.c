@@ -58,9 +58,12 @@ static bool try_switch(struct gmm__paged *paged, struct gmm__request *request)
 
 static struct gmm_request public_of(const struct gmm__request *request, enum gmm_request_kind kind)
 {
+	bool new_page = kind == GMM_REQUEST_UPDATE || kind == GMM_REQUEST_MOVE;
+
 	return (struct gmm_request){ .id = request->id, .kind = kind, .page = request->page,
-				     .shared_page = kind == GMM_REQUEST_UPDATE ? request->shared : GMM__NIL,
-				     .guest_addr = (uint64_t)request->pfn * GMM__PAGE_BYTES };
+				     .shared_page = new_page ? request->shared : GMM__NIL,
+				     .guest_addr = request->pfn <= GMM__PFN_MAX ? (uint64_t)request->pfn * GMM__PAGE_BYTES :
+										  GMM_GUEST_NIL };
 }
 
 /* A page that changed is to be quiet anew. */
@@ -98,6 +101,57 @@ static gmm__page_id answer_check(struct gmm__paged *paged, struct gmm__request *
 	return GMM__NIL;
 }
 
+/* ---- moves -------------------------------------------------------------------------------------------------------- */
+
+/* A copy elsewhere for a VM that answered so late that the proposed page is gone. With its lock; NIL: there is no room. */
+static gmm__page_id new_copy(struct gmm__paged *paged, gmm__page_id page)
+{
+	struct gmm__pool *pool = &paged->vm->domain->pool;
+	gmm__page_id to;
+
+	if (!gmm__tally_count(&paged->references, page) || !gmm__pool_reserve_row(pool, 1, false, &to))
+		return GMM__NIL;
+	struct iovec bytes = { (void *)(uintptr_t)gmm__pool_bytes(pool, page), GMM__PAGE_BYTES };
+	if (gmm__page_chunk(to) != gmm__page_chunk(page) && gmm__pool_fill(pool, to, &bytes, 1) == 0)
+		return to;
+	gmm__pool_drop(pool, to, 1, GMM__DROP_UNFILLED);
+	return GMM__NIL;
+}
+
+static bool try_move(struct gmm__paged *paged, struct gmm__request *request)
+{
+	if (gmm__request_names(paged, request->page))
+		return false; /* its table may come to name the page just now */
+	bool moved = gmm__paged_move(paged, request->page, request->shared);
+	if (!moved) {
+		gmm__page_id to = new_copy(paged, request->page);
+		if (to == GMM__NIL)
+			return false;
+		moved = gmm__paged_move(paged, request->page, to);
+		gmm__pool_drop(&paged->vm->domain->pool, to, 1, GMM__DROP_REFERENCE);
+		request->shared = to;
+	}
+	if (moved)
+		gmm__catalog_relist(paged->vm->domain->catalog, request->page, request->shared);
+	return moved;
+}
+
+static void answer_move(struct gmm__paged *paged, struct gmm__request *request, enum gmm_answer answer,
+			struct gmm_request *outcome)
+{
+	*outcome = public_of(request, GMM_REQUEST_CANCEL);
+	if (answer == GMM_ANSWER_ACCEPTED && try_move(paged, request)) {
+		paged->counters.accepted++;
+		request->state = GMM__REQUEST_MOVED;
+		*outcome = public_of(request, GMM_REQUEST_UPDATE);
+		return;
+	}
+	*(answer == GMM_ANSWER_BUSY ? &paged->counters.busy : &paged->counters.changed) += 1;
+	gmm__request_end(paged, request);
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------------------ */
+
 /* Takes an answer for a request in that state. A gmm_status. */
 static int take_answer(struct gmm_vm *vm, uint64_t id, enum gmm__request_state state, enum gmm_answer answer,
 		       struct gmm_request *ret_outcome)
@@ -113,6 +167,8 @@ static int take_answer(struct gmm_vm *vm, uint64_t id, enum gmm__request_state s
 		status = GMM_ERR_NOT_FOUND;
 	} else if (request->state == GMM__REQUEST_ASKED) {
 		twin = answer_check(vm->paged, request, answer, &outcome);
+	} else if (request->state == GMM__REQUEST_PROPOSED) {
+		answer_move(vm->paged, request, answer, &outcome);
 	} else if (answer == GMM_ANSWER_ACCEPTED) {
 		outcome = public_of(request, GMM_REQUEST_CANCEL);
 		gmm__request_end(vm->paged, request);
@@ -157,26 +213,63 @@ static bool new_request(struct gmm_vm *vm, gmm__page_id page, const struct gmm__
 	return request != NULL;
 }
 
-bool gmm__paged_ask(struct gmm_vm *vm, gmm__page_id page, const struct gmm__equal *equal)
+/* Asks, and carries out what is answered at once. */
+static bool ask(struct gmm_vm *vm, const struct gmm_request *request, struct callback tell, enum gmm__request_state asked,
+		enum gmm__request_state switched)
 {
-	struct gmm_request request, outcome;
-	struct callback tell;
+	struct gmm_request outcome;
 
-	if (!new_request(vm, page, equal, &request, &tell))
-		return false;
-	enum gmm_answer answer = tell.fn(tell.arg, vm, &request);
+	enum gmm_answer answer = tell.fn(tell.arg, vm, request);
 	if (answer == GMM_ANSWER_LATER)
 		return false;
 	if ((unsigned)answer > GMM_ANSWER_LATER)
 		answer = GMM_ANSWER_BUSY;
 	/* It may have been answered by another thread meanwhile. */
-	if (take_answer(vm, request.id, GMM__REQUEST_ASKED, answer, &outcome) != GMM_OK || answer != GMM_ANSWER_ACCEPTED)
+	if (take_answer(vm, request->id, asked, answer, &outcome) != GMM_OK || answer != GMM_ANSWER_ACCEPTED)
 		return false;
-	bool switched = outcome.kind == GMM_REQUEST_UPDATE;
+	bool done = outcome.kind == GMM_REQUEST_UPDATE;
 	answer = tell.fn(tell.arg, vm, &outcome);
-	if (switched && answer == GMM_ANSWER_ACCEPTED)
-		take_answer(vm, request.id, GMM__REQUEST_SWITCHED, GMM_ANSWER_ACCEPTED, &outcome);
-	return switched;
+	if (done && answer == GMM_ANSWER_ACCEPTED)
+		take_answer(vm, request->id, switched, GMM_ANSWER_ACCEPTED, &outcome);
+	return done;
+}
+
+bool gmm__paged_ask(struct gmm_vm *vm, gmm__page_id page, const struct gmm__equal *equal)
+{
+	struct gmm_request request;
+	struct callback tell;
+
+	return new_request(vm, page, equal, &request, &tell) &&
+	       ask(vm, &request, tell, GMM__REQUEST_ASKED, GMM__REQUEST_SWITCHED);
+}
+
+/* False: it cannot be asked. *ret_used: whether it uses the page at all. */
+static bool new_move(struct gmm_vm *vm, gmm__page_id page, gmm__page_id to, struct gmm_request *ret_request,
+		     struct callback *ret_callback, bool *ret_used)
+{
+	if (gmm__paged_enter(vm) != GMM_OK)
+		return false;
+	*ret_used = gmm__tally_count(&vm->paged->references, page) > 0;
+	struct gmm__request *request = *ret_used ? gmm__request_new(vm->paged, page, GMM__PFN_UNKNOWN) : NULL;
+	if (request) {
+		request->state = GMM__REQUEST_PROPOSED;
+		request->shared = to;
+		*ret_request = public_of(request, GMM_REQUEST_MOVE);
+		*ret_callback = (struct callback){ vm->paged->requests.fn, vm->paged->requests.arg };
+	}
+	gmm__paged_leave(vm, GMM_OK);
+	return request != NULL;
+}
+
+bool gmm__paged_propose(struct gmm_vm *vm, gmm__page_id page, gmm__page_id to)
+{
+	struct gmm_request request;
+	struct callback tell;
+	bool used = true;
+
+	if (new_move(vm, page, to, &request, &tell, &used))
+		return ask(vm, &request, tell, GMM__REQUEST_PROPOSED, GMM__REQUEST_MOVED);
+	return !used;
 }
 
 void gmm__paged_flush(struct gmm_vm *vm)

@@ -13,6 +13,10 @@
  * True when the page was given up. */
 bool gmm__paged_ask(struct gmm_vm *vm, gmm__page_id page, const struct gmm__equal *equal);
 
+/* Asks the VM to use shared page `to` instead of `page`, which has the same bytes. True when it has accepted at once, or uses
+ * `page` no more. */
+bool gmm__paged_propose(struct gmm_vm *vm, gmm__page_id page, gmm__page_id to);
+
 /* Asks it to tell its news. */
 void gmm__paged_flush(struct gmm_vm *vm);
 

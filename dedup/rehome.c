@@ -121,12 +121,18 @@ static const struct gmm__move_row *row_of(const struct gmm__moves *moves, gmm__p
 	return moves->table[i].from == page ? &moves->row[moves->table[i].row] : NULL;
 }
 
-/* Where a page is to go; NIL when it stays. */
-static gmm__page_id goal_of(const struct gmm__moves *moves, gmm__page_id page)
+gmm__page_id gmm__moves_goal(const struct gmm__moves *moves, gmm__page_id page)
 {
 	const struct gmm__move_row *row = row_of(moves, page);
 
-	return row && row->to != GMM__NIL ? row->to + (page - row->from) : GMM__NIL;
+	if (!row || row->to == GMM__NIL || moves->table[place_of(moves, page)].stays)
+		return GMM__NIL;
+	return row->to + (page - row->from);
+}
+
+void gmm__moves_keep(struct gmm__moves *moves, gmm__page_id page)
+{
+	moves->table[place_of(moves, page)].stays = true;
 }
 
 bool gmm__moves_add(struct gmm__moves *moves, gmm__page_id from, uint32_t count, bool new_group)
@@ -230,7 +236,7 @@ uint32_t gmm__moves_copy(struct gmm__moves *moves, const struct gmm__rehome *reh
 	for (uint32_t g = 0; g < moves->groups; g++) {
 		const struct gmm__move_group *group = &moves->group[g];
 		gmm__page_id first = GMM__NIL;
-		bool room = group->gain >= gain && gmm__pool_reserve_row(pool, group->pages, grow, &first);
+		bool room = !group->stays && group->gain >= gain && gmm__pool_reserve_row(pool, group->pages, grow, &first);
 		for (; row < moves->rows && moves->row[row].group == g; row++)
 			if (room && copy_row(&moves->row[row], pool, first + moves->row[row].offset))
 				pages += moves->row[row].count;
@@ -247,7 +253,7 @@ static uint32_t piece_at(const struct gmm__moves *moves, const struct gmm__slot 
 	uint32_t n = 0;
 
 	for (; n < limit && page + n < slot->pages && gmm__state_is_shared(gmm__slot_state(slot, page + n)); n++) {
-		gmm__page_id to = goal_of(moves, __atomic_load_n(&slot->value[page + n], __ATOMIC_RELAXED));
+		gmm__page_id to = gmm__moves_goal(moves, __atomic_load_n(&slot->value[page + n], __ATOMIC_RELAXED));
 		if (to == GMM__NIL || (n > 0 && !gmm__page_follows(*ret_to + n - 1, to)))
 			break;
 		if (n == 0)
@@ -295,8 +301,9 @@ static void move_slot(void *arg, struct gmm__slot *slot)
 static bool anybody_left(const struct gmm__moves *moves, struct gmm__pool *pool)
 {
 	for (uint32_t i = 0; i < moves->rows; i++)
-		for (uint32_t k = 0; moves->row[i].to != GMM__NIL && k < moves->row[i].count; k++)
-			if (gmm__pool_record(pool, moves->row[i].from + k).references > 1)
+		for (uint32_t k = 0; k < moves->row[i].count; k++)
+			if (gmm__moves_goal(moves, moves->row[i].from + k) != GMM__NIL &&
+			    gmm__pool_record(pool, moves->row[i].from + k).references > 1)
 				return true;
 	return false;
 }
@@ -312,13 +319,6 @@ uint64_t gmm__moves_carry_out(const struct gmm__moves *moves, const struct gmm__
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------------------------ */
-
-/* The index names the new page where it named the old one. With the catalog's lock. */
-static void list_again(struct gmm__catalog *catalog, gmm__page_id from, gmm__page_id to, uint32_t fingerprint)
-{
-	if (gmm__shared_remove(&catalog->shared, fingerprint, from))
-		gmm__shared_put(&catalog->shared, fingerprint, to);
-}
 
 /* An extent of equal copies that lies in the row moves with it. With the catalog's lock. */
 static void move_extent(struct gmm__catalog *catalog, const struct gmm__move_row *row, uint64_t word)
@@ -336,13 +336,11 @@ static void end_row(const struct gmm__move_row *row, struct gmm__catalog *catalo
 		if (gmm__pool_record(catalog->pool, row->to + i).references == 1)
 			continue;
 		const uint8_t *bytes = gmm__pool_bytes(catalog->pool, row->from + i);
-		struct gmm__digest sample = gmm__digest_sample(bytes, &catalog->secret);
-		struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
+		gmm__catalog_relist(catalog, row->from + i, row->to + i);
+		if (!gmm__digest_is_fill(bytes))
+			continue;
 		gmm__lock_take(&catalog->lock);
-		list_again(catalog, row->from + i, row->to + i, sample.fingerprint);
-		list_again(catalog, row->from + i, row->to + i, whole.fingerprint);
-		if (sample.kind == GMM__DIGEST_FILL)
-			move_extent(catalog, row, sample.word);
+		move_extent(catalog, row, *(const uint64_t *)(const void *)bytes);
 		gmm__lock_give(&catalog->lock);
 	}
 	gmm__pool_drop(catalog->pool, row->from, row->count, GMM__DROP_REFERENCE);
@@ -351,7 +349,7 @@ static void end_row(const struct gmm__move_row *row, struct gmm__catalog *catalo
 
 static gmm__page_id goal_in(const void *moves, gmm__page_id page)
 {
-	return goal_of(moves, page);
+	return gmm__moves_goal(moves, page);
 }
 
 void gmm__moves_end(struct gmm__moves *moves, const struct gmm__rehome *rehome)

@@ -5,8 +5,9 @@
  * writing has broken its page before, and a pin for reading keeps the old page with the old bytes, which are the same.
  *
  * A set of moves names rows of pool pages that are to get a new place. It is filled (gmm__moves_add), weighed if it is
- * not known to pay (gmm__moves_weigh), gets new pool pages with copies of the bytes (gmm__moves_copy), is carried
- * out for all guests of the domain (gmm__moves_carry_out), and ends (gmm__moves_end): pages that nobody uses then go.
+ * not known to pay (gmm__moves_weigh), gets new pool pages with copies of the bytes (gmm__moves_copy), is proposed to paged
+ * VMs (dedup/paged_moves.h), carried out for all mapped guests of the domain (gmm__moves_carry_out), and ends
+ * (gmm__moves_end): pages that nobody uses then go.
  */
 #ifndef DEDUP_REHOME_H
 #define DEDUP_REHOME_H
@@ -29,30 +30,24 @@ uint32_t gmm__rehome_piece(const struct gmm__rehome *rehome, struct gmm__slot *s
 
 enum { GMM__MOVES = 1024 };
 
-/* Consecutive pool pages that stay consecutive. */
-struct gmm__move_row {
-	gmm__page_id from;
-	gmm__page_id to;     /* NIL: not moved */
-	uint32_t count;
-	uint32_t group;
-	uint32_t offset;     /* in its group */
-};
-
 /* Rows of one group get consecutive places, in the order they were added. */
 struct gmm__move_group {
 	uint32_t pages;
 	int32_t gain;        /* mappings saved, all guests */
+	bool stays;          /* somebody will not leave one of its pages */
 };
 
 struct gmm__moves {
 	uint32_t pages;
 	uint32_t rows;
 	uint32_t groups;
+	bool paged;          /* paged VMs are to be asked */
 	struct gmm__move_row row[GMM__MOVES];
 	struct gmm__move_group group[GMM__MOVES];
 	struct {
 		gmm__page_id from;
 		uint32_t row;
+		bool stays;  /* a paged VM declined: others stay with it */
 	} table[4 * GMM__MOVES]; /* open addressing */
 };
 
@@ -62,6 +57,11 @@ bool gmm__moves_add(struct gmm__moves *moves, gmm__page_id from, uint32_t count,
 
 /* Finds out what each group saves, from the page tables of all guests as they are now. */
 void gmm__moves_weigh(struct gmm__moves *moves, const struct gmm__rehome *rehome);
+
+/* Nobody is to be moved from this page any more. */
+void gmm__moves_keep(struct gmm__moves *moves, gmm__page_id page);
+/* Where a page is to go; NIL when it stays. */
+gmm__page_id gmm__moves_goal(const struct gmm__moves *moves, gmm__page_id page);
 
 /* Gives each group with at least `gain` its new pages. Groups for which there is no room are not moved. grow: the pool
  * may grow for them. Returns how many pages are to be moved. */

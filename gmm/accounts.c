@@ -134,6 +134,22 @@ static const char *recount_tally(struct recount *recount, const struct gmm__page
 	return NULL;
 }
 
+/* Those of the set of moves under way. */
+static void recount_moves(struct recount *recount, const struct gmm__tidy *tidy)
+{
+	const struct gmm__pool *pool = &recount->domain->pool;
+
+	for (uint32_t row = 0; row < tidy->n_rows; row++) {
+		const gmm__page_id first[] = { tidy->row[row].from, tidy->row[row].to };
+		for (int side = 0; tidy->row[row].to != GMM__NIL && side < 2; side++) {
+			const struct gmm__chunk *chunk = gmm__chunk_table_chunk(pool->table, gmm__page_chunk(first[side]));
+			uint64_t place = (uint64_t)chunk->file * GMM__FILE_CHUNKS + chunk->file_chunk;
+			for (uint32_t i = 0; i < tidy->row[row].count; i++)
+				recount->met[place * GMM__CHUNK_PAGES + gmm__page_index(first[side]) + i].references++;
+		}
+	}
+}
+
 static const char *compare_records(const struct recount *recount)
 {
 	struct gmm__pool *pool = &recount->domain->pool;
@@ -166,10 +182,26 @@ static const char *validate_domain(struct gmm *gmm, struct gmm__domain *domain)
 	for (struct gmm_vm *vm = gmm->vms; vm && !broken; vm = vm->next)
 		if (vm->domain == domain)
 			broken = vm->paged ? recount_tally(&recount, vm->paged) : recount_vm(&recount, vm);
+	if (gmm->tidy.domain == domain)
+		recount_moves(&recount, &gmm->tidy);
 	if (!broken)
 		broken = compare_records(&recount);
 	gmm__mem_free(&gmm->mem, recount.met, bytes);
 	return broken;
+}
+
+uint64_t gmm__accounts_on_the_way(struct gmm *gmm)
+{
+	const struct gmm__tidy *tidy = &gmm->tidy;
+	uint64_t pages = 0;
+
+	for (uint32_t row = 0; tidy->domain && row < tidy->n_rows; row++) {
+		for (uint32_t i = 0; tidy->row[row].to != GMM__NIL && i < tidy->row[row].count; i++) {
+			pages += gmm__pool_record(&tidy->domain->pool, tidy->row[row].from + i).references == 1;
+			pages += gmm__pool_record(&tidy->domain->pool, tidy->row[row].to + i).references == 1;
+		}
+	}
+	return pages;
 }
 
 const char *gmm__accounts_validate(struct gmm *gmm)

@@ -51,8 +51,20 @@ struct gmm__engine_counts {
 	uint64_t late_freezes, thawed_freezes;
 };
 
+/* Consecutive pool pages on their way to another place. One reference to each page, old and new, is the mover's. */
+struct gmm__move_row {
+	gmm__page_id from;
+	gmm__page_id to;     /* NIL: not moved */
+	uint32_t count;
+	uint32_t group;
+	uint32_t offset;     /* in its group */
+};
+
 /* Where tidying up goes on; guarded by gmm.tidy_lock. */
 struct gmm__tidy {
+	struct gmm__domain *domain;   /* pages of which move while paged VMs are asked, with the lock given away; else NULL */
+	const struct gmm__move_row *row;
+	uint32_t n_rows;
 	uint32_t vm;                  /* number of the VM looked at last */
 	uint64_t gfn;                 /* where to go on in it; UINT64_MAX: it is done */
 	uint32_t rounds;              /* over all VMs since something changed */
@@ -76,6 +88,7 @@ struct gmm {
 	struct gmm__lock freeze_lock;
 	struct gmm__lock ram_lock;
 	void *host_ranges;            /* host memory of all RAM slots, a tree of tsearch(3); guarded by ram_lock */
+	struct gmm__lock tidy_turn;   /* whose turn it is to tidy up; held while VMs are asked */
 	struct gmm__lock tidy_lock;   /* moving shared pages, which holds references outside of claims; snapshots have it too */
 	struct gmm__tidy tidy;
 	struct gmm__arbitration *arbitration; /* dedup/arbitrate.h; NULL while it does not run. Guarded by lock */
@@ -154,13 +167,17 @@ void gmm__log(struct gmm *gmm, enum gmm_log_level level, const char *format, ...
 /* Waits for gmm.changed until a time of the monotonic clock. With gmm.lock. False: the time has come. */
 bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns);
 
-/* Waits until no VM is claimed and no shared pages are being moved, and keeps it so: one consistent view of all tables. */
+/* Waits until no VM is claimed, no call on a paged VM is under way and no shared pages are being moved (but for what waits
+ * for answers of paged VMs: gmm.tidy), and keeps it so: one consistent view of all tables. */
 void gmm__snapshot_begin(struct gmm *gmm);
 void gmm__snapshot_end(struct gmm *gmm);
 
 /* The accounting identities, recounted from page tables and records (INV-2, INV-3, INV-4). Inside a snapshot.
  * Returns NULL or the first broken rule. */
 const char *gmm__accounts_validate(struct gmm *gmm);
+
+/* Pages that only a set of moves under way refers to. Inside a snapshot. */
+uint64_t gmm__accounts_on_the_way(struct gmm *gmm);
 
 /* Completes the derived figures of a VM's statistics: private pages and references. */
 void gmm__accounts_derive(struct gmm_vm_stats *stats);

@@ -14,6 +14,7 @@
 
 enum gmm__rank {
 	GMM__RANK_OPEN_INSTANCES = 1, /* dedup/fork.c: the list of open instances */
+	GMM__RANK_TIDY_TURN = 4,      /* gmm.tidy_turn */
 	GMM__RANK_RAM = 5,            /* gmm.ram_lock */
 	GMM__RANK_TIDY = 6,           /* gmm.tidy_lock */
 	GMM__RANK_FREEZE = 7,         /* gmm.freeze_lock */

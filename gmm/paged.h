@@ -20,6 +20,8 @@ enum gmm__request_state {
 	GMM__REQUEST_NONE,     /* unused entry */
 	GMM__REQUEST_ASKED,    /* CHECK: the VM owes an answer; holds nothing */
 	GMM__REQUEST_SWITCHED, /* UPDATE: accounts are switched, the page is parked until the VM has answered */
+	GMM__REQUEST_PROPOSED, /* MOVE of a shared page: the VM owes an answer; holds nothing */
+	GMM__REQUEST_MOVED,    /* UPDATE: the VM has its references to the new page, and one to the old until it has answered */
 };
 
 struct gmm__request {
@@ -27,7 +29,7 @@ struct gmm__request {
 	enum gmm__request_state state;
 	uint32_t pfn;
 	gmm__page_id page;
-	gmm__page_id shared;  /* SWITCHED: what took its place; NIL: a zero page */
+	gmm__page_id shared;  /* SWITCHED, MOVED: what took its place; NIL: a zero page. PROPOSED: what is to */
 	gmm__page_id twin;    /* ASKED: a private page that seemed equal; NIL: none, it is to join */
 	uint32_t fingerprint; /* ASKED: that both are known by */
 	uint32_t whole;       /* ASKED, with a twin: digest of all its bytes */
@@ -42,6 +44,8 @@ struct gmm__requests {
 	struct gmm__request *request; /* `limit` of them */
 	uint32_t limit;
 	uint32_t pending;
+	uint8_t move_level;   /* grows with each set of moves of which it declined any */
+	uint8_t move_rest;    /* so many sets it is not asked */
 	uint64_t last_id;
 };
 
@@ -139,11 +143,16 @@ int gmm__paged_promote(struct gmm__paged *paged, struct gmm__private_chunk *chun
 int gmm__paged_join_to(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page,
 		       gmm__page_id shared, bool park, bool *ret_joined);
 void gmm__paged_hollow(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page);
+/* The VM's references to a shared page become such to `to`, if that has the same bytes (INV-1); one more, to the old page, is
+ * charged to it. False: nothing changed. */
+bool gmm__paged_move(struct gmm__paged *paged, gmm__page_id page, gmm__page_id to);
 
 /* gmm/paged_requests.c, with the VM's lock. A new request; NULL: the queue is full, the page is asked about, or nobody is to
  * be asked. */
 struct gmm__request *gmm__request_new(struct gmm__paged *paged, gmm__page_id page, uint32_t pfn);
 struct gmm__request *gmm__request_find(struct gmm__paged *paged, uint64_t id);
+/* True while the VM has been told of a shared page and not confirmed that its table says so. */
+bool gmm__request_names(const struct gmm__paged *paged, gmm__page_id shared);
 /* Over: what it holds is given back. */
 void gmm__request_end(struct gmm__paged *paged, struct gmm__request *request);
 /* The VM ends. */

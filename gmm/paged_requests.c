@@ -1,7 +1,7 @@
 /* Requests to a paged VM: the queue of those it has not answered for good. dedup/paged_requests.c asks and judges the answers.
  *
  * A request holds no reference while the VM thinks about it, so a VM that never answers costs an entry of its own queue. Once
- * the accounts are switched it holds one parked page.
+ * the accounts are switched it holds one page: parked, or by a reference that is charged to the VM.
  */
 #include "gmm/paged.h"
 
@@ -43,10 +43,26 @@ struct gmm__request *gmm__request_find(struct gmm__paged *paged, uint64_t id)
 	return NULL;
 }
 
+bool gmm__request_names(const struct gmm__paged *paged, gmm__page_id shared)
+{
+	const struct gmm__requests *q = &paged->requests;
+
+	for (uint32_t i = 0; i < q->limit; i++) {
+		enum gmm__request_state state = q->request[i].state;
+		if ((state == GMM__REQUEST_SWITCHED || state == GMM__REQUEST_MOVED) && q->request[i].shared == shared)
+			return true;
+	}
+	return false;
+}
+
 void gmm__request_end(struct gmm__paged *paged, struct gmm__request *request)
 {
-	if (request->state == GMM__REQUEST_SWITCHED)
+	if (request->state == GMM__REQUEST_SWITCHED) {
 		gmm__paged_unpark(paged, request->page);
+	} else if (request->state == GMM__REQUEST_MOVED && gmm__tally_count(&paged->references, request->page)) {
+		gmm__paged_unref(paged, request->page); /* unless the VM did that by a call */
+		paged->used[GMM_ACCOUNT_BASE]--;
+	}
 	request->state = GMM__REQUEST_NONE;
 	paged->requests.pending--;
 }
@@ -68,7 +84,7 @@ int gmm__requests_set(struct gmm__paged *paged, const struct gmm_paged_options *
 	struct gmm__request *queue = NULL;
 
 	for (uint32_t i = 0; i < q->limit; i++)
-		if (q->request[i].state == GMM__REQUEST_SWITCHED)
+		if (q->request[i].state == GMM__REQUEST_SWITCHED || q->request[i].state == GMM__REQUEST_MOVED)
 			return GMM_ERR_WRONG_ORDER;
 	if (options->request) {
 		queue = gmm__mem_alloc(&paged->vm->gmm->mem, options->max_pending * sizeof *queue);
@@ -80,5 +96,6 @@ int gmm__requests_set(struct gmm__paged *paged, const struct gmm_paged_options *
 	q->arg = options->request_arg;
 	q->request = queue;
 	q->limit = queue ? options->max_pending : 0;
+	q->move_level = q->move_rest = 0;
 	return GMM_OK;
 }

@@ -83,6 +83,35 @@ int gmm__paged_join_to(struct gmm__paged *paged, struct gmm__private_chunk *chun
 	return GMM_OK;
 }
 
+static bool same_bytes(const struct gmm__pool *pool, gmm__page_id a, gmm__page_id b)
+{
+	return memcmp(gmm__pool_bytes(pool, a), gmm__pool_bytes(pool, b), GMM__PAGE_BYTES) == 0;
+}
+
+bool gmm__paged_move(struct gmm__paged *paged, gmm__page_id page, gmm__page_id to)
+{
+	struct gmm__pool *pool = &paged->vm->domain->pool;
+	uint32_t n = gmm__tally_count(&paged->references, page);
+
+	if (n == 0 || page == to || paged->used[GMM_ACCOUNT_BASE] + paged->ballooned.total >= paged->quota[GMM_ACCOUNT_BASE] ||
+	    !gmm__tally_reserve(&paged->references, &paged->vm->gmm->mem, 1) ||
+	    !gmm__tally_reserve(&paged->shared_chunks, &paged->vm->gmm->mem, 1) || gmm__pool_ref(pool, to, 1) == 0)
+		return false;
+	if (!same_bytes(pool, page, to) || !gmm__pool_transfer(pool, page, to, n - 1)) {
+		gmm__pool_drop(pool, to, 1, GMM__DROP_REFERENCE);
+		return false;
+	}
+	if (n > 1) {
+		gmm__tally_remove(&paged->references, page, n - 1);
+		gmm__tally_remove(&paged->shared_chunks, gmm__page_chunk(page), n - 1);
+	}
+	gmm__tally_add(&paged->references, to, n);
+	gmm__tally_add(&paged->shared_chunks, gmm__page_chunk(to), n);
+	paged->used[GMM_ACCOUNT_BASE]++;
+	paged->counters.moved += n;
+	return true;
+}
+
 int gmm__paged_join(struct gmm_vm *vm, gmm__page_id page, gmm__page_id shared, bool *ret_joined)
 {
 	struct gmm__private_chunk *chunk = NULL;

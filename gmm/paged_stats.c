@@ -54,7 +54,7 @@ static void add_common_sets(const struct gmm *gmm, const struct gmm__domain *dom
 }
 
 /* In a snapshot. */
-static struct gmm_instance_memory_stats sum_up(const struct gmm *gmm)
+static struct gmm_instance_memory_stats sum_up(struct gmm *gmm)
 {
 	struct gmm_instance_memory_stats stats = { .maximum_pages = gmm->admission.maximum,
 						   .committed_pages = gmm->admission.committed };
@@ -71,6 +71,7 @@ static struct gmm_instance_memory_stats sum_up(const struct gmm *gmm)
 		add_common_sets(gmm, domain, &stats.memory);
 		stats.shared_pages += domain->pool.used_pages;
 	}
+	stats.shared_pages -= gmm__accounts_on_the_way(gmm);
 	stats.allocated_pages = stats.memory.private_pages + stats.shared_pages;
 	return stats;
 }

@@ -454,6 +454,21 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
 	return n;
 }
 
+bool gmm__pool_transfer(struct gmm__pool *pool, gmm__page_id from, gmm__page_id to, uint32_t count)
+{
+	gmm__lock_take(&pool->lock);
+	urcu_bp_read_lock();
+	struct gmm__record *old = own_record(pool, from), *new = own_record(pool, to);
+	bool fits = new->references < GMM__REFERENCES_MAX - 1 - count;
+	if (fits) {
+		old->references -= count;
+		new->references += count;
+	}
+	urcu_bp_read_unlock();
+	gmm__lock_give(&pool->lock);
+	return fits;
+}
+
 bool gmm__pool_has(struct gmm__pool *pool, gmm__page_id page)
 {
 	gmm__lock_take(&pool->lock);

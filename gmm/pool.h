@@ -45,6 +45,8 @@ struct gmm__chunk {
 	uint32_t free;
 	uint32_t used;
 	bool draining;        /* its pages are to leave: nothing is given out of it */
+	uint8_t passed_over;  /* so many times it is not chosen to be drained, since nothing left it the last time */
+	uint32_t drained;     /* pages in use when it was chosen */
 	uint64_t deferred[GMM__CHUNK_PAGES / 64]; /* pages to be punched when no fork can map them any more */
 	struct gmm__record record[GMM__CHUNK_PAGES];
 };
@@ -157,6 +159,9 @@ uint32_t gmm__pool_ref(struct gmm__pool *pool, gmm__page_id first, uint32_t coun
  * the id names now. Any id may be asked for. */
 bool gmm__pool_ref_same(struct gmm__pool *pool, gmm__page_id page, uint32_t generation);
 
+/* So many references to `from` become such to `to`; the caller has one more to `from`, and one to `to`. False: too many. */
+bool gmm__pool_transfer(struct gmm__pool *pool, gmm__page_id from, gmm__page_id to, uint32_t count);
+
 /* How a reference or a cover ends, for `count` consecutive pages each. */
 enum gmm__pool_drop {
 	GMM__DROP_REFERENCE, /* reference and its cover (or a reservation): the mapping is gone */
@@ -174,8 +179,11 @@ void gmm__pool_release(struct gmm__pool *pool);
 /* Chooses the chunks with the fewest pages in use, as long as those fit into the gaps of the others and are at most
  * max_pages: nothing is given out of them until gmm__pool_drain_end. Returns how many there are in ret_chunk. */
 uint32_t gmm__pool_drain(struct gmm__pool *pool, uint32_t max_pages, uint32_t max_chunks, gmm__chunk_id *ret_chunk);
-/* Chunks being drained of which nothing is in use stay closed: covers are all that keeps them. */
+/* Chunks being drained of which nothing is in use stay closed: covers are all that keeps them. One that no page has left is
+ * passed over for a while, so that others have their turn. */
 void gmm__pool_drain_end(struct gmm__pool *pool);
+/* None is passed over any more. */
+void gmm__pool_drain_anew(struct gmm__pool *pool);
 
 /* Gives back chunks of which every page is free: to the file system, the chunk table and our own memory. One other than
  * drained ones is kept, so that a pool at a boundary does not come and go. Returns how many; none of a pool that is kept in

@@ -3,6 +3,8 @@
 
 #include "gmm/pool.h"
 
+enum { PASS_OVER = 16 };
+
 /* The chunk with the fewest pages in use that is not chosen yet; one without any is not worth it. With the lock. */
 static struct gmm__chunk *sparsest(const struct gmm__pool *pool)
 {
@@ -10,7 +12,7 @@ static struct gmm__chunk *sparsest(const struct gmm__pool *pool)
 
 	for (uint32_t c = 0; c < pool->n_chunks; c++) {
 		struct gmm__chunk *chunk = pool->chunks[c];
-		if (chunk && chunk->used && !chunk->draining && (!best || chunk->used < best->used))
+		if (chunk && chunk->used && !chunk->draining && !chunk->passed_over && (!best || chunk->used < best->used))
 			best = chunk;
 	}
 	return best;
@@ -33,6 +35,9 @@ uint32_t gmm__pool_drain(struct gmm__pool *pool, uint32_t max_pages, uint32_t ma
 	uint32_t n = 0;
 
 	gmm__lock_take(&pool->lock);
+	for (uint32_t c = 0; c < pool->n_chunks; c++)
+		if (pool->chunks[c] && pool->chunks[c]->passed_over)
+			pool->chunks[c]->passed_over--;
 	uint64_t room = open_pages(pool), pages = 0;
 	while (n < max_chunks && (chunk = sparsest(pool)) != NULL) {
 		room -= chunk->free;
@@ -40,6 +45,7 @@ uint32_t gmm__pool_drain(struct gmm__pool *pool, uint32_t max_pages, uint32_t ma
 		if (pages > room || pages > max_pages)
 			break;
 		chunk->draining = true;
+		chunk->drained = chunk->used;
 		ret_chunk[n++] = chunk->id;
 	}
 	gmm__lock_give(&pool->lock);
@@ -49,9 +55,23 @@ uint32_t gmm__pool_drain(struct gmm__pool *pool, uint32_t max_pages, uint32_t ma
 void gmm__pool_drain_end(struct gmm__pool *pool)
 {
 	gmm__lock_take(&pool->lock);
+	for (uint32_t c = 0; c < pool->n_chunks; c++) {
+		struct gmm__chunk *chunk = pool->chunks[c];
+		if (!chunk || !chunk->used)
+			continue;
+		if (chunk->draining && chunk->used >= chunk->drained)
+			chunk->passed_over = PASS_OVER;
+		chunk->draining = false;
+	}
+	gmm__lock_give(&pool->lock);
+}
+
+void gmm__pool_drain_anew(struct gmm__pool *pool)
+{
+	gmm__lock_take(&pool->lock);
 	for (uint32_t c = 0; c < pool->n_chunks; c++)
-		if (pool->chunks[c] && pool->chunks[c]->used)
-			pool->chunks[c]->draining = false;
+		if (pool->chunks[c])
+			pool->chunks[c]->passed_over = 0;
 	gmm__lock_give(&pool->lock);
 }
 

@@ -93,6 +93,17 @@ static uint64_t guest_read(struct vmm *v, uint64_t guest_addr)
 
 /* ---- requests ---- */
 
+/* A shared page moves to another place; its bytes are the same. News that were not told yet name the new place, too. */
+static void move(struct vmm *v, gmm_page_id from, gmm_page_id to)
+{
+	for (uint32_t gfn = 0; gfn < RAM_PAGES; gfn++)
+		if (v->table[gfn] == from)
+			v->table[gfn] = to;
+	for (uint32_t i = 0; i < v->used; i++)
+		if (v->handy[i].shared_page == from)
+			v->handy[i].shared_page = to;
+}
+
 /* Called by the library's thread. From ACCEPTED to the outcome nothing may write to the page: here the lock is kept. */
 static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_request *request)
 {
@@ -108,7 +119,14 @@ static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_req
 			return GMM_ANSWER_ACCEPTED;
 		pthread_mutex_unlock(&v->lock);
 		return GMM_ANSWER_CHANGED;
+	case GMM_REQUEST_MOVE:
+		return pthread_mutex_trylock(&v->lock) == 0 ? GMM_ANSWER_ACCEPTED : GMM_ANSWER_BUSY;
 	case GMM_REQUEST_UPDATE:
+		if (request->guest_addr == GMM_GUEST_NIL) {
+			move(v, request->page, request->shared_page);
+			pthread_mutex_unlock(&v->lock);
+			break;
+		}
 		v->table[gfn] = request->shared_page; /* 0: it was all zero */
 		v->writable[gfn] = false;
 		pthread_mutex_unlock(&v->lock);

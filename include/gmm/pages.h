@@ -219,13 +219,20 @@ int gmm_vm_clone_pages(struct gmm_vm *source, const char *name, uint64_t count, 
  *           more, but its bytes stay readable until the VMM answers ACCEPTED: then its table says shared_page, and
  *           nothing reads the old page. A guest that writes meanwhile gets a handy page as for any shared page.
  *   CANCEL  The outcome: nothing is shared, the protection may go.
+ *   MOVE    The engine tidies up the pool: may shared_page, which has the same bytes, take the place of the shared page `page`
+ *           wherever the VM uses that? ACCEPTED means that until the outcome no call is under way that names `page` or might
+ *           return it; the guest goes on. UPDATE: the VM has as many references to shared_page now, and one to `page`,
+ *           charged to its reservation, until it answers ACCEPTED: then its table, and news of handy pages that it has not
+ *           told yet, say shared_page, and nothing reads `page`.
  *   FLUSH   The engine is about to look at the VM: a good time for gmm_vm_refill_handy_pages with all news, so that the
  *           accounts are exact.
  *
  * A VMM that answers LATER tells the answer by gmm_paged_answer at any time, from any thread, or never: an unanswered
- * CHECK holds nothing but its place in the queue, an unanswered UPDATE one page. What a VMM promises and does not keep harms its
+ * CHECK or MOVE holds nothing but its place in the queue, an unanswered UPDATE one page. What a VMM promises and does not keep harms its
  * own guest only. */
-enum gmm_request_kind { GMM_REQUEST_CHECK, GMM_REQUEST_UPDATE, GMM_REQUEST_CANCEL, GMM_REQUEST_FLUSH };
+enum gmm_request_kind {
+	GMM_REQUEST_CHECK, GMM_REQUEST_UPDATE, GMM_REQUEST_CANCEL, GMM_REQUEST_FLUSH, GMM_REQUEST_MOVE,
+};
 
 enum gmm_answer {
 	GMM_ANSWER_ACCEPTED,
@@ -235,14 +242,14 @@ enum gmm_answer {
 };
 
 struct gmm_request {
-	uint64_t id;              /* the same for a CHECK and its outcome, and of no other request of this VM; FLUSH: 0 */
+	uint64_t id;              /* the same for a CHECK or MOVE and its outcome, and of no other request of this VM; FLUSH: 0 */
 	enum gmm_request_kind kind;
 	gmm_page_id page;
-	gmm_page_id shared_page;  /* UPDATE only */
-	uint64_t guest_addr;
+	gmm_page_id shared_page;  /* UPDATE and MOVE only */
+	uint64_t guest_addr;      /* GMM_GUEST_NIL where a shared page moves: it may be used in many places */
 };
 
-/* Called by a thread of the engine that holds nothing. It may call the functions of gmm/pages.h but must not end the VM, nor stop
+/* Called by a thread of the engine, or the one that calls gmm_instance_compact, which hold nothing. It may call the functions of gmm/pages.h but must not end the VM, nor stop
  * or wait for the engine, and should return soon: no guest is looked at meanwhile. To CANCEL and FLUSH any answer
  * will do. */
 typedef enum gmm_answer gmm_request_fn(void *arg, struct gmm_vm *vm, const struct gmm_request *request);
@@ -256,11 +263,11 @@ struct gmm_paged_options {
 
 void gmm_paged_options_init(struct gmm_paged_options *options);
 
-/* CHECKs that were not answered are forgotten. A call of the old function may still be under way when this returns; none is
+/* CHECKs and MOVEs that were not answered are forgotten. A call of the old function may still be under way when this returns; none is
  * after gmm_vm_destroy. _WRONG_ORDER while an UPDATE is not answered; _NO_MEMORY. */
 int gmm_paged_set_options(struct gmm_vm *vm, const struct gmm_paged_options *options);
 
-/* The answer to a request, not LATER; and only ACCEPTED to an UPDATE. *ret_outcome: UPDATE or CANCEL after a CHECK was ACCEPTED,
+/* The answer to a request, not LATER; and only ACCEPTED to an UPDATE. *ret_outcome: UPDATE or CANCEL after a CHECK or MOVE was ACCEPTED,
  * and the UPDATE wants an answer again; else CANCEL, and there is nothing to do. _NOT_FOUND: no such request waits for an
  * answer. */
 int gmm_paged_answer(struct gmm_vm *vm, uint64_t id, enum gmm_answer answer, struct gmm_request *ret_outcome);
@@ -283,6 +290,7 @@ struct gmm_page_counters {
 	uint64_t changed;         /* answered so, or found changed after they were accepted */
 	uint64_t busy;
 	uint64_t zeroed;          /* pages of zero bytes given up at a request */
+	uint64_t moved;           /* references that became those to another page with the same bytes */
 	uint64_t chunks_taken;    /* from the host */
 	uint64_t chunks_returned; /* to the host */
 };

@@ -25,9 +25,11 @@ struct vmm {
 	uint32_t used;                   /* at the start of handy: news */
 	struct gmm_request late[LATE];   /* to be answered by the VMM's own thread; guarded by handy_lock */
 	uint32_t lates;
+	pthread_mutex_t move_lock;
+	bool moving[PAGES];              /* locked for a move; guarded by move_lock */
 	uint32_t asked;
 	bool mixed_answers;
-	_Atomic uint64_t updates, wrong;
+	_Atomic uint64_t updates, moves, wrong;
 };
 
 static struct gmm *gmm;
@@ -72,6 +74,48 @@ static enum gmm_answer later(struct vmm *v, const struct gmm_request *request)
 	return GMM_ANSWER_LATER; /* and those for which there is no room are never answered */
 }
 
+/* A shared page is to move: nothing tells of it meanwhile, and no guest reads it, so that it can go at once. */
+static enum gmm_answer begin_move(struct vmm *v, gmm_page_id from)
+{
+	bool busy = false;
+
+	if (pthread_mutex_trylock(&v->move_lock) != 0)
+		return GMM_ANSWER_BUSY;
+	memset(v->moving, 0, sizeof v->moving);
+	for (uint32_t i = 0; i < PAGES && !busy; i++) {
+		busy = pthread_mutex_trylock(&v->lock[i]) != 0;
+		v->moving[i] = !busy && v->table[i] == from;
+		if (!busy && !v->moving[i])
+			pthread_mutex_unlock(&v->lock[i]);
+	}
+	for (uint32_t i = 0; i < PAGES && busy; i++)
+		if (v->moving[i])
+			pthread_mutex_unlock(&v->lock[i]);
+	if (busy)
+		pthread_mutex_unlock(&v->move_lock);
+	else
+		pthread_mutex_lock(&v->handy_lock);
+	return busy ? GMM_ANSWER_BUSY : GMM_ANSWER_ACCEPTED;
+}
+
+static void end_move(struct vmm *v, const struct gmm_request *outcome)
+{
+	bool moved = outcome->kind == GMM_REQUEST_UPDATE;
+
+	for (uint32_t i = 0; i < v->used && moved; i++)
+		if (v->handy[i].shared_page == outcome->page)
+			v->handy[i].shared_page = outcome->shared_page;
+	pthread_mutex_unlock(&v->handy_lock);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		if (!v->moving[i])
+			continue;
+		v->table[i] = moved ? outcome->shared_page : v->table[i];
+		v->moves += moved;
+		pthread_mutex_unlock(&v->lock[i]);
+	}
+	pthread_mutex_unlock(&v->move_lock);
+}
+
 static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_request *request)
 {
 	struct vmm *v = arg;
@@ -88,9 +132,16 @@ static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_req
 			return GMM_ANSWER_ACCEPTED; /* it stays locked */
 		pthread_mutex_unlock(&v->lock[i]);
 		return GMM_ANSWER_CHANGED;
+	case GMM_REQUEST_MOVE:
+		if (v->mixed_answers && ++v->asked % 3 == 0)
+			return later(v, request);
+		return begin_move(v, request->page);
 	case GMM_REQUEST_UPDATE:
 	case GMM_REQUEST_CANCEL:
-		finish(v, i, request);
+		if (request->guest_addr == GMM_GUEST_NIL)
+			end_move(v, request);
+		else
+			finish(v, i, request);
 		return GMM_ANSWER_ACCEPTED;
 	case GMM_REQUEST_FLUSH:
 		pthread_mutex_lock(&v->handy_lock);
@@ -99,6 +150,19 @@ static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_req
 		break;
 	}
 	return GMM_ANSWER_ACCEPTED;
+}
+
+static void move_late(struct vmm *v, const struct gmm_request *request)
+{
+	enum gmm_answer answer = begin_move(v, request->page);
+	struct gmm_request outcome;
+
+	v->wrong += gmm_paged_answer(v->vm, request->id, answer, &outcome) != GMM_OK;
+	if (answer != GMM_ANSWER_ACCEPTED)
+		return;
+	end_move(v, &outcome);
+	if (outcome.kind == GMM_REQUEST_UPDATE)
+		v->wrong += gmm_paged_answer(v->vm, request->id, GMM_ANSWER_ACCEPTED, &outcome) != GMM_OK;
 }
 
 static void answer_late(struct vmm *v)
@@ -113,6 +177,10 @@ static void answer_late(struct vmm *v)
 	if (!any)
 		return;
 	uint64_t i = request.guest_addr / GMM_PAGE_SIZE;
+	if (request.kind == GMM_REQUEST_MOVE) {
+		move_late(v, &request);
+		return;
+	}
 	pthread_mutex_lock(&v->lock[i]);
 	bool here = v->table[i] == request.page;
 	v->wrong += gmm_paged_answer(v->vm, request.id, here ? GMM_ANSWER_ACCEPTED : GMM_ANSWER_CHANGED, &outcome) != GMM_OK;
@@ -177,6 +245,7 @@ static void begin_vmm(struct vmm *v, uint64_t reserved)
 		pthread_mutex_init(&v->lock[i], NULL);
 	}
 	pthread_mutex_init(&v->handy_lock, NULL);
+	pthread_mutex_init(&v->move_lock, NULL);
 	assert_ok(gmm_vm_allocate_pages(v->vm, GMM_ACCOUNT_BASE, PAGES, addrs, v->table));
 	assert_ok(gmm_vm_refill_handy_pages(v->vm, 0, HANDY, v->handy));
 	gmm_paged_options_init(&requests);
@@ -192,6 +261,7 @@ static void end_vmm(struct vmm *v)
 	for (uint32_t i = 0; i < PAGES; i++)
 		pthread_mutex_destroy(&v->lock[i]);
 	pthread_mutex_destroy(&v->handy_lock);
+	pthread_mutex_destroy(&v->move_lock);
 }
 
 static uint64_t references(const struct vmm *v)
@@ -222,14 +292,50 @@ static size_t differ(struct vmm *v, uint64_t seed)
 	return wrong;
 }
 
+enum { FILLER = 700 };
+
+/* Fills a chunk and more with shared pages, and frees those of the last time: what others share in between comes to lie in sparse
+ * chunks, and is to move. */
+static void make_sparse(struct gmm_vm *filler, gmm_page_id *pages)
+{
+	gmm_page_id fresh[FILLER];
+	void *addr;
+
+	assert_ok(gmm_vm_allocate_pages(filler, GMM_ACCOUNT_BASE, FILLER, NULL, fresh));
+	for (uint32_t i = 0; i < FILLER; i++) {
+		assert_ok(gmm_vm_map_chunk(filler, gmm_page_chunk(fresh[i]), 0, &addr));
+		page_fill((char *)addr + gmm_page_index(fresh[i]) * (size_t)GMM_PAGE_SIZE, 100000 + i);
+		assert_ok(gmm_vm_share_page(filler, fresh[i], &fresh[i]));
+	}
+	if (pages[0])
+		assert_ok(gmm_vm_free_pages(filler, GMM_ACCOUNT_BASE, FILLER, pages, NULL));
+	memcpy(pages, fresh, sizeof fresh);
+}
+
+static struct gmm_vm *begin_filler(void)
+{
+	const struct gmm_reservation reservation = { .pages = { 4096, 1, 1 }, .overcommit = GMM_OVERCOMMIT_BEST_EFFORT };
+	struct gmm_vm_options options;
+	struct gmm_vm *vm;
+
+	gmm_vm_options_init(&options);
+	options.kind = GMM_VM_PAGED;
+	assert_ok(gmm_vm_create(gmm, &options, &vm));
+	assert_ok(gmm_vm_reserve(vm, &reservation));
+	return vm;
+}
+
 static void mix(bool paged_first)
 {
 	static struct vmm v;
-	struct gmm_vm *mapped;
+	struct gmm_vm *mapped, *filler;
+	gmm_page_id filling[FILLER] = { 0 };
 	char *ram;
 	bool found = false;
 
 	gmm = instance_open();
+	filler = begin_filler();
+	make_sparse(filler, filling);
 	mapped = vm_create(gmm, NULL);
 	ram = vm_create_ram(mapped, 0, PAGES);
 	begin_vmm(&v, 4096);
@@ -248,11 +354,14 @@ static void mix(bool paged_first)
 	else
 		load(&v, SEED);
 	assert_eventually(references(&v) == PAGES && vm_state(mapped, GMM_PAGE_SHARED) == PAGES);
+	assert_ok(gmm_vm_destroy(filler, GMM_RAM_DISCARD));
 	ck_assert_uint_eq(stats_of(gmm).pool_pages, PAGES);
-	/* A page that the paged VM uses stays where it is, or it would be there twice. */
+	/* All move together, or the paged VM's pages would be there twice. */
 	assert_ok(gmm_instance_compact(gmm, NULL));
 	engine_passes(gmm, 20);
+	ck_assert_uint_gt(v.moves, 0);
 	ck_assert_uint_eq(stats_of(gmm).pool_pages, PAGES);
+	ck_assert_uint_eq(stats_of(gmm).pool_chunks, 1);
 	ck_assert_uint_eq(differ(&v, SEED) + ram_wrong(ram, PAGES, SEED), 0);
 	guest_store(ram + 3 * PAGE, 1, 77); /* either may write: nobody else sees it */
 	guest_write(&v, 4, 78);
@@ -333,6 +442,7 @@ START_TEST(writers)
 {
 	enum { VMS = 2, ROUNDS = 20 };
 	static struct vmm v[VMS];
+	gmm_page_id filling[FILLER] = { 0 };
 	pthread_t threads[2 * VMS];
 
 	gmm = instance_open();
@@ -341,24 +451,34 @@ START_TEST(writers)
 		begin_vmm(&v[i], i ? 4096 : 2 * PAGES);
 		v[i].mixed_answers = true;
 	}
+	struct gmm_vm *filler = begin_filler();
 	assert_ok(gmm_engine_start(gmm));
 	for (int i = 0; i < 2 * VMS; i++)
 		ck_assert_int_eq(pthread_create(&threads[i], NULL, run_guest, &v[i / 2]), 0);
 	for (int i = 0; i < ROUNDS; i++) {
-		usleep(100000);
+		usleep(70000);
 		assert_ok(gmm_instance_validate(gmm));
+		if (i % 2 == 0)
+			make_sparse(filler, filling);
+		else
+			assert_ok(gmm_vm_free_pages(filler, GMM_ACCOUNT_BASE, FILLER, filling, NULL));
+		if (i % 2)
+			memset(filling, 0, sizeof filling);
+		assert_ok(gmm_instance_compact(gmm, NULL));
 	}
 	stop = true;
 	for (int i = 0; i < 2 * VMS; i++)
 		pthread_join(threads[i], NULL);
 	for (int i = 0; i < VMS; i++) {
 		ck_assert_uint_gt(v[i].updates, 0);
+		ck_assert_uint_gt(v[i].moves, 0);
 		for (uint32_t page = 0; page < PAGES; page++)
 			guest_read(&v[i], page);
 	}
 	end_vmm(&v[0]);
 	assert_ok(gmm_instance_validate(gmm));
 	end_vmm(&v[1]);
+	assert_ok(gmm_vm_destroy(filler, GMM_RAM_DISCARD));
 	assert_ok(gmm_instance_close(gmm));
 }
 END_TEST
