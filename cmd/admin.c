@@ -9,7 +9,7 @@
 
 #include "wire/wire.h"
 
-enum { TIMEOUT_S = 10 };
+enum { TIMEOUT_MS = 10000 };
 
 static json_t *complain(const char *verb, const char *what, const char *why)
 {
@@ -62,7 +62,7 @@ json_t *gmm__cmd_ask(const char *verb, const char *socket, json_t *request)
 	json_decref(request);
 	if (!text)
 		return complain(verb, "no memory", NULL);
-	int fd = gmm__wire_connect(socket, TIMEOUT_S);
+	int fd = gmm__wire_connect(socket, TIMEOUT_MS);
 	int rc = fd < 0 ? fd : send_request(fd, text);
 	free(text);
 	text = rc == 0 ? receive_text(fd) : NULL;

@@ -162,6 +162,7 @@ static void stop_threads(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
 
+	gmm->leave_waiters++;
 	gmm__lock_take(&gmm->lock);
 	engine->stopping = true;
 	pthread_cond_broadcast(&gmm->changed);
@@ -176,6 +177,7 @@ static void stop_threads(struct gmm__engine *engine)
 	for (uint32_t i = 0; i < engine->workers; i++)
 		gmm__worker_stop_merge(&engine->worker[i]);
 	stop_watchdog(engine);
+	gmm->leave_waiters--;
 }
 
 void gmm__engine_destroy(struct gmm__engine *engine)
@@ -267,8 +269,10 @@ void gmm__engine_wait_left(struct gmm_vm *vm)
 {
 	struct gmm *gmm = vm->gmm;
 
+	gmm->leave_waiters++;
 	gmm__lock_take(&gmm->lock);
 	while (vm->visits > 0)
 		gmm__lock_wait(&gmm->lock, &gmm->changed);
 	gmm__lock_give(&gmm->lock);
+	gmm->leave_waiters--;
 }

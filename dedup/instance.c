@@ -459,8 +459,10 @@ int gmm_engine_pause(struct gmm *gmm)
 	if (runs) {
 		engine->pausing = true;
 		pthread_cond_broadcast(&gmm->changed);
+		gmm->leave_waiters++;
 		while (gmm->engine == engine && engine->pausing && !engine->resting)
 			gmm__lock_wait(&gmm->lock, &gmm->changed);
+		gmm->leave_waiters--;
 	}
 	gmm__lock_give(&gmm->lock);
 	return runs ? GMM_OK : GMM_ERR_WRONG_ORDER;

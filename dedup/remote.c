@@ -22,7 +22,7 @@
 _Static_assert((int)GMM__WIRE_REGION_PAGES == (int)GMM__REGION_PAGES, "the protocol's regions are the engine's");
 _Static_assert((int)GMM__WIRE_SECRET == (int)GMM__SECRET_BYTES, "the protocol's secrets are the digest's");
 
-enum { TIMEOUT_S = 10, RETRY_NS = 2000000000, PROMOTE_BYTES = GMM__WIRE_PROMOTE_PAGES * GMM__PAGE_BYTES };
+enum { LOOK_MS = 100, RETRY_NS = 2000000000, PROMOTE_BYTES = GMM__WIRE_PROMOTE_PAGES * GMM__PAGE_BYTES };
 
 /* ---- asking ------------------------------------------------------------------------------------------------------- */
 
@@ -41,6 +41,16 @@ void gmm__remote_disconnect(struct gmm__remote *remote, const char *why)
 	remote->retry_ns = gmm__sys_of(remote->gmm)->clock_ns() + RETRY_NS;
 }
 
+/* A service that does not move is given up in the end, and soon if somebody waits for the engine. Nothing is lost: it keeps
+ * what it holds for us until it has heard of us again, or our mappings are gone. */
+static bool has_time(const struct gmm__remote *remote, uint64_t start_ns)
+{
+	static const uint64_t most_ns = 10000000000, most_awaited_ns = 1000000000;
+	uint64_t waited_ns = gmm__sys_of(remote->gmm)->clock_ns() - start_ns;
+
+	return waited_ns < (remote->gmm->leave_waiters ? most_awaited_ns : most_ns);
+}
+
 static int send_request(struct gmm__remote *remote, struct iovec *parts, int n_parts)
 {
 	struct gmm__wire_header *header = parts[0].iov_base;
@@ -48,7 +58,11 @@ static int send_request(struct gmm__remote *remote, struct iovec *parts, int n_p
 	if (remote->socket < 0)
 		return GMM_ERR_NO_SERVICE;
 	header->sequence = ++remote->sequence;
-	int rc = gmm__wire_send(remote->socket, parts, n_parts, -1);
+	uint64_t start_ns = gmm__sys_of(remote->gmm)->clock_ns();
+	int rc;
+	do
+		rc = gmm__wire_send(remote->socket, parts, n_parts, -1);
+	while (rc == -EAGAIN && has_time(remote, start_ns));
 	if (rc == 0)
 		return GMM_OK;
 	gmm__remote_disconnect(remote, strerror(-rc));
@@ -67,7 +81,11 @@ int gmm__remote_ask(struct gmm__remote *remote, struct iovec *parts, int n_parts
 
 	if (status != GMM_OK)
 		return status;
-	ssize_t n = gmm__wire_receive(remote->socket, remote->buf, GMM__WIRE_MAX, &fd);
+	uint64_t start_ns = gmm__sys_of(remote->gmm)->clock_ns();
+	ssize_t n;
+	do
+		n = gmm__wire_receive(remote->socket, remote->buf, GMM__WIRE_MAX, &fd);
+	while (n == -EAGAIN && has_time(remote, start_ns));
 	bool good = n > 0 && reply->type == request->type && reply->sequence == remote->sequence && reply->status <= 0;
 	if (fd >= 0 && (!good || !ret_fd || reply->status != GMM_OK)) {
 		gmm__sys_of(remote->gmm)->file_close(fd);
@@ -187,8 +205,12 @@ static int hello(struct gmm__remote *remote)
 
 static int connect_service(struct gmm__remote *remote)
 {
-	int fd = gmm__wire_connect(remote->path, TIMEOUT_S);
+	uint64_t start_ns = gmm__sys_of(remote->gmm)->clock_ns();
+	int fd;
 
+	do
+		fd = gmm__wire_connect(remote->path, LOOK_MS);
+	while (fd == -EAGAIN && has_time(remote, start_ns));
 	remote->retry_ns = gmm__sys_of(remote->gmm)->clock_ns() + RETRY_NS;
 	if (fd < 0) {
 		gmm__log(remote->gmm, GMM_LOG_DEBUG, "no sharing service at %s: %s", remote->path, strerror(-fd));

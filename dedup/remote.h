@@ -64,7 +64,8 @@ void gmm__remote_close(struct gmm *gmm);
 void gmm__remote_forked(struct gmm *gmm);
 
 /* Asks and waits for the answer, which is in remote->buf: 0, or a gmm_status of the service's, or GMM_ERR_NO_SERVICE when
- * the connection broke. *ret_fd: a descriptor that came with it, or -1, as where the status is not GMM_OK; may be NULL. */
+ * the connection broke or there was no answer for 10 s, or for 1 s while somebody waits for the engine to leave or end.
+ * *ret_fd: a descriptor that came with it, or -1, as where the status is not GMM_OK; may be NULL. */
 int gmm__remote_ask(struct gmm__remote *remote, struct iovec *parts, int n_parts, size_t *ret_size, int *ret_fd);
 /* Sends without an answer. False: the connection broke. */
 bool gmm__remote_tell(struct gmm__remote *remote, struct iovec *parts, int n_parts);

@@ -108,6 +108,7 @@ struct gmm {
 	uint32_t claims;              /* VMs claimed now */
 	_Atomic bool snapshot;        /* somebody reads all: no new claims, and calls on paged VMs wait */
 	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
+	_Atomic uint32_t leave_waiters; /* threads that wait for the engine to leave a VM, or to end; read without the lock */
 	_Atomic uint32_t settle_waiters; /* threads that wait for the engine to settle; it reads this without the lock */
 
 	struct gmm__engine_counts ended; /* of engines that were stopped */

@@ -122,10 +122,10 @@ static int new_socket(int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-int gmm__wire_connect(const char *path, int timeout_s)
+int gmm__wire_connect(const char *path, uint32_t timeout_ms)
 {
 	struct sockaddr_un address;
-	struct timeval timeout = { .tv_sec = timeout_s };
+	struct timeval timeout = { .tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000 };
 	int rc = address_of(path, &address);
 	int fd = rc == 0 ? new_socket(0) : rc;
 
@@ -143,7 +143,7 @@ int gmm__wire_connect(const char *path, int timeout_s)
 /* Removes a socket file that nobody listens on any more. */
 static int remove_stale(const char *path)
 {
-	int fd = gmm__wire_connect(path, 1);
+	int fd = gmm__wire_connect(path, 1000);
 
 	if (fd >= 0 || fd == -EAGAIN) {
 		if (fd >= 0)

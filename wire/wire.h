@@ -28,8 +28,8 @@ static inline bool gmm__wire_fits(size_t size, size_t head, uint64_t n, size_t e
 /* True if a name field ends with a 0 and holds nothing after it. */
 bool gmm__wire_name_valid(const char name[GMM__WIRE_NAME]);
 
-/* Connects to the service: a blocking socket whose calls time out. A descriptor or a negative errno. */
-int gmm__wire_connect(const char *path, int timeout_s);
+/* Connects to the service: a blocking socket whose calls end with -EAGAIN after so long. A descriptor or a negative errno. */
+int gmm__wire_connect(const char *path, uint32_t timeout_ms);
 
 /* A listening socket at path, with the mode given; an old one that nobody listens on is replaced (-EADDRINUSE else).
  * It does not block. A descriptor or a negative errno. */

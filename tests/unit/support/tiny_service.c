@@ -233,6 +233,8 @@ static bool serve(struct tiny_service *s, int client, uint8_t *request)
 
 	if (gmm__wire_receive(client, request, GMM__WIRE_MAX, &fd) <= 0)
 		return false;
+	while (s->stuck_at == h->type && !s->stopping)
+		usleep(1000);
 	memset(a.bytes, 0, sizeof(struct gmm__wire_vm));
 	a.size = sizeof *h;
 	a.fd = -1;
