@@ -17,6 +17,9 @@ int gmm__mapped_create_ram(struct gmm *gmm, uint64_t bytes, uint8_t **ret_host);
 /* Checks that the caller's memory can be shared and learns its attributes: the GMM_ERR_RAM_* that fits. */
 int gmm__mapped_inspect_ram(struct gmm *gmm, const uint8_t *host, uint64_t bytes, struct gmm__ram_attributes *ret);
 
+/* The same for memory with nothing unusual about it, in microseconds. False: not found out, *ret is undefined. */
+bool gmm__mapped_find_plain(struct gmm *gmm, const uint8_t *host, uint64_t bytes, struct gmm__ram_attributes *ret);
+
 /* Starts and ends the dirty tracking of a slot. A gmm_status. */
 int gmm__mapped_watch(struct gmm__slot *slot);
 void gmm__mapped_unwatch(struct gmm__slot *slot);

@@ -232,28 +232,41 @@ static int inspect_text(FILE *smaps, uint64_t start, uint64_t end, struct gmm__r
 	return next < end ? GMM_ERR_RAM_NOT_MAPPED : GMM_OK;
 }
 
+static int inspect_smaps(uintptr_t start, uintptr_t end, struct gmm__ram_attributes *ret)
+{
+	/* This thread's: that of a main thread that has ended is empty. */
+	FILE *smaps = fopen("/proc/thread-self/smaps", "re");
+
+	if (!smaps)
+		return GMM_ERR_SYSTEM;
+	*ret = (struct gmm__ram_attributes){ 0 };
+	int status = inspect_text(smaps, start, end, ret);
+	fclose(smaps);
+	return status;
+}
+
 struct inspection {
-	uintptr_t start, end;
+	struct gmm *gmm;
+	const uint8_t *host;
+	uint64_t bytes;
 	struct gmm__ram_attributes attributes;
 	int status;
 };
 
-/* This thread's smaps: that of a main thread that has ended is empty. */
 static void inspect(void *arg)
 {
 	struct inspection *inspection = arg;
-	FILE *smaps = fopen("/proc/thread-self/smaps", "re");
+	uintptr_t start = (uintptr_t)inspection->host;
 
-	inspection->status = GMM_ERR_SYSTEM;
-	if (!smaps)
-		return;
-	inspection->status = inspect_text(smaps, inspection->start, inspection->end, &inspection->attributes);
-	fclose(smaps);
+	if (gmm__mapped_find_plain(inspection->gmm, inspection->host, inspection->bytes, &inspection->attributes))
+		inspection->status = GMM_OK;
+	else
+		inspection->status = inspect_smaps(start, start + inspection->bytes, &inspection->attributes);
 }
 
 int gmm__mapped_inspect_ram(struct gmm *gmm, const uint8_t *host, uint64_t bytes, struct gmm__ram_attributes *ret)
 {
-	struct inspection inspection = { .start = (uintptr_t)host, .end = (uintptr_t)host + bytes };
+	struct inspection inspection = { .gmm = gmm, .host = host, .bytes = bytes };
 
 	gmm__sys_of(gmm)->run(inspect, &inspection);
 	if (inspection.status != GMM_OK)

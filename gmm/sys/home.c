@@ -221,6 +221,7 @@ CALL7(int, pagemap_scan, int, void *, void *, const struct gmm__scan_filter *, s
 CALL3(int, pagemap_arm, int, void *, void *)
 CALL0(int, maps_open)
 CALL5(int, maps_shown_at, int, const void *, int, uint64_t *, void **)
+CALL4(int, maps_bounds, int, const void *, void **, void **)
 CALL1(int, file_create, const char *)
 CALL2(int, file_resize, int, uint64_t)
 CALL4(ssize_t, file_write, int, const struct iovec *, int, uint64_t)
@@ -278,6 +279,7 @@ static void fill_table(void)
 	table.pagemap_arm = home_pagemap_arm;
 	table.maps_open = home_maps_open;
 	table.maps_shown_at = home_maps_shown_at;
+	table.maps_bounds = home_maps_bounds;
 	table.file_create = home_file_create;
 	table.file_resize = home_file_resize;
 	table.file_write = home_file_write;

@@ -86,9 +86,11 @@ struct gmm__sys {
 	int (*pagemap_arm)(int fd, void *start, void *end);
 
 	/* The process's mappings (Linux 6.11). maps_open returns a descriptor, or -ENOTTY where they cannot be asked for. shown_at
-	 * tells which part of a file is mapped at an address and where that mapping ends; -ENOENT: none, or another file. */
+	 * tells which part of a file is mapped at an address and where that mapping ends; -ENOENT: none, or another file. bounds
+	 * tells where the mapping at an address begins and ends; -ENOENT: none. */
 	int (*maps_open)(void);
 	int (*maps_shown_at)(int maps, const void *addr, int file, uint64_t *ret_offset, void **ret_end);
+	int (*maps_bounds)(int maps, const void *addr, void **ret_start, void **ret_end);
 
 	/* The pool's files. */
 	int (*file_create)(const char *name);

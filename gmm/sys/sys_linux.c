@@ -283,6 +283,18 @@ static int host_maps_shown_at(int maps, const void *addr, int file, uint64_t *re
 	return 0;
 }
 
+static int host_maps_bounds(int maps, const void *addr, void **ret_start, void **ret_end)
+{
+	struct procmap_query query;
+	int rc = query_map(maps, addr, &query);
+
+	if (rc == 0) {
+		*ret_start = (void *)(uintptr_t)query.vma_start;
+		*ret_end = (void *)(uintptr_t)query.vma_end;
+	}
+	return rc;
+}
+
 static int host_file_create(const char *name)
 {
 	return result(memfd_create(name, MFD_CLOEXEC));
@@ -503,7 +515,7 @@ const struct gmm__sys *gmm__sys_linux(void)
 		.uffd_unwatch = host_uffd_unwatch, .uffd_wake = host_uffd_wake, .uffd_protect = host_uffd_protect,
 		.uffd_move = host_uffd_move, .uffd_copy = host_uffd_copy, .pagemap_open = host_pagemap_open,
 		.pagemap_scan = host_pagemap_scan, .pagemap_arm = host_pagemap_arm,
-		.maps_open = host_maps_open, .maps_shown_at = host_maps_shown_at,
+		.maps_open = host_maps_open, .maps_shown_at = host_maps_shown_at, .maps_bounds = host_maps_bounds,
 		.file_create = host_file_create, .file_resize = host_file_resize, .file_write = host_file_write,
 		.file_punch = host_file_punch, .file_close = host_file_close, .file_read = host_file_read,
 		.witness_open = host_witness_open,

@@ -213,6 +213,16 @@ static int call_pagemap_arm(int fd, void *start, void *end)
 	return fails(FAULTY_PAGEMAP_ARM) ? -ENOMEM : real()->pagemap_arm(fd, start, end);
 }
 
+static int call_maps_open(void)
+{
+	return fails(FAULTY_MAPS_OPEN) ? -EMFILE : opened(real()->maps_open());
+}
+
+static int call_maps_bounds(int maps, const void *addr, void **ret_start, void **ret_end)
+{
+	return fails(FAULTY_MAPS_BOUNDS) ? -ENOMEM : real()->maps_bounds(maps, addr, ret_start, ret_end);
+}
+
 /* ---- files and the rest --------------------------------------------------------------------------------------------------- */
 
 static int call_file_create(const char *name)
@@ -275,6 +285,8 @@ const struct gmm__sys *faulty_sys(void)
 	table.pagemap_open = call_pagemap_open;
 	table.pagemap_scan = call_pagemap_scan;
 	table.pagemap_arm = call_pagemap_arm;
+	table.maps_open = call_maps_open;
+	table.maps_bounds = call_maps_bounds;
 	table.file_create = call_file_create;
 	table.file_resize = call_file_resize;
 	table.file_write = call_file_write;
@@ -317,7 +329,7 @@ const char *faulty_name(enum faulty_call call)
 	static const char *const names[] = {
 		"alloc", "map", "unmap", "remap_fixed", "advise", "policy_get", "policy_set", "uffd_open", "uffd_watch",
 		"uffd_unwatch", "uffd_protect", "uffd_move", "uffd_copy", "pagemap_open", "pagemap_scan", "pagemap_arm",
-		"file_create", "file_resize", "file_write", "file_punch", "file_read", "random", "nothing",
+		"maps_open", "maps_bounds", "file_create", "file_resize", "file_write", "file_punch", "file_read", "random", "nothing",
 	};
 
 	return names[call];
