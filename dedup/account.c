@@ -97,7 +97,8 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 			   struct gmm__progress *progress)
 {
 	struct gmm__slot *slot = region->slot;
-	struct gmm__seams before = gmm__account_begin(slot, region->first, region->count);
+	struct gmm__seams before;
+	bool any_broken = false;
 
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t page = region->first + i;
@@ -110,6 +111,9 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 			state = GMM_PAGE_ABSENT;
 		}
 		if (found == GMM__FOUND_BROKEN && gmm__state_is_shared(state)) {
+			if (!any_broken) /* nothing else changes runs or mappings */
+				before = gmm__account_begin(slot, region->first, region->count);
+			any_broken = true;
 			progress->found++;
 			progress->broken++;
 			account_broken(slot, page);
@@ -122,7 +126,8 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 				account_finding(slot, page, found);
 		}
 	}
-	gmm__account_end(slot, region->first, region->count, before);
+	if (any_broken)
+		gmm__account_end(slot, region->first, region->count, before);
 }
 
 static void account_verdict(struct gmm__slot *slot, uint32_t page, struct gmm__verdict *verdict,

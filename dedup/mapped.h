@@ -4,8 +4,9 @@
 
 #include "gmm/instance.h"
 
-/* Room for the frames of replaced pages until they are freed together. */
-enum { GMM__STAGING_PAGES = 1024 };
+/* Room for the frames of replaced pages until they are freed together. No more than the second cache holds: the pool gets
+ * these very frames next. */
+enum { GMM__STAGING_PAGES = 256 };
 
 /* Opens what the mapped backend needs of the kernel (descriptors of the instance, staging). A gmm_status. */
 int gmm__mapped_open(struct gmm *gmm);

@@ -160,6 +160,9 @@ static void reserve_fresh(const struct piece *p, struct part *part)
 {
 	const struct gmm__worker *worker = p->merge->worker;
 
+	for (uint32_t i = 0; i < part->count; i++) /* they are published when their bytes have been copied */
+		gmm__shared_prefetch(&p->merge->catalog->shared, p->slot->value[p->first + part->at + i]);
+
 	part->fresh = true;
 	part->count = gmm__pool_reserve_at(p->merge->catalog->pool, worker ? worker->number : 0, part->count, &part->page);
 }

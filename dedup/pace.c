@@ -170,7 +170,10 @@ uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine)
 
 	if (engine->quiet_passes >= CALM_PASSES)
 		ms *= CALM_INTERVALS;
-	return engine->quiet_passes > 0 && !engine->hurry && ms > window_ms ? ms : window_ms;
+	/* Whoever waits for the engine to settle waits for memory to be quiet, and for nothing else. */
+	bool hurry = engine->hurry || engine->awaited > engine->settled_whole;
+
+	return engine->quiet_passes > 0 && !hurry && ms > window_ms ? ms : window_ms;
 }
 
 void gmm__pace_rest(struct gmm__engine *engine)
