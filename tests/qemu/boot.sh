@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # An unmodified QEMU, as an unprivileged user and in its sandbox, through gmm-dedup exec: the guest boots, runs a load that
-# checks its own data while its pages are shared, and shuts down. Then again with huge pages, as QEMU asks for them.
+# checks its own data while its pages are shared, and shuts down. The right to use userfaultfd comes from the service. Then
+# again with huge pages, as QEMU asks for them, without a service and with a device that the user may open.
 
 set -u
 work=$(mktemp -d)
-trap 'vm_kill_all; rm -rf "$work"' EXIT
+trap 'vm_kill_all; stop_service; rm -rf "$work"' EXIT
+service=
 # shellcheck source=tests/qemu/lib.sh
 . "$SRC/tests/qemu/lib.sh"
 failures=0
@@ -34,26 +36,48 @@ cat >"$work/run" <<'EOF'
 #!/bin/sh
 mount --bind "$1" /dev/userfaultfd
 shift
-exec setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all "$@"
+exec "$@"
 EOF
 chmod 755 "$work" "$work/run"
+as_nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all)
 sandbox=(-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny)
 
 # pool_mappings NAME: how many mappings of shared pages its QEMU has.
 pool_mappings() {
-	grep -c 'memfd:gmm' "/proc/$(vm_pid "$1")/maps"
+	grep -cE 'memfd:gmm|/service/pool' "/proc/$(vm_pid "$1")/maps"
 }
 
 huge_kib() {
 	awk '/^AnonHugePages/ { print $2 }' "/proc/$(vm_pid "$1")/smaps_rollup"
 }
 
-# boot NAME OPTION...: boots, loads, and stops a guest with options for exec.
+start_service() {
+	mkdir "$work/service"
+	"$BIN/gmm-dedup" serve --socket "$work/service/socket" --runtime-dir "$work/service" >"$work/service.log" 2>&1 &
+	service=$!
+	local end=$((SECONDS + 10))
+	until [ -S "$work/service/socket" ]; do
+		if [ "$SECONDS" -ge "$end" ]; then
+			echo "the service did not start: $(cat "$work/service.log")"
+			exit 1
+		fi
+		sleep 0.1
+	done
+}
+
+stop_service() {
+	[ -n "$service" ] || return 0
+	kill "$service"
+	wait "$service"
+	service=
+	umount "$work/service/pool-ro" "$work/service/pool"
+}
+
+# boot NAME COMMAND...: boots, loads, and stops a guest whose QEMU is run by a command.
 boot() {
 	local name=$1 most=0 now loading
 	shift
-	vm_wrap=(unshare -m -- "$work/run" "$work/userfaultfd"
-		"$work/prefix/bin/gmm-dedup" exec --cpu-percent 50 --window-ms 500 "$@" --)
+	vm_wrap=("$@")
 	vm_start "$name" "${sandbox[@]}"
 	vm_ready "$name" 120 || exit 1
 	grep -q '^Seccomp:.*2' "/proc/$(vm_pid "$name")/status" ||
@@ -76,9 +100,17 @@ boot() {
 	[ ! -s "$work/$name.err" ] || fail "$name: messages: $(cat "$work/$name.err")"
 }
 
-boot small --huge-pages none
+dedup=("${as_nobody[@]}" "$work/prefix/bin/gmm-dedup" exec --cpu-percent 50 --window-ms 500)
+if "${as_nobody[@]}" python3 -c 'import os; os.open("/dev/userfaultfd", os.O_RDWR)' 2>/dev/null ||
+	[ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" != 0 ]; then
+	echo "every user may use userfaultfd here: that the service passes it is not tested"
+fi
+start_service
+boot small "${dedup[@]}" --socket "$work/service/socket" --huge-pages none --
 [ "$mappings" -gt 100 ] || fail "small pages: nothing was shared"
-boot huge
+[ "$failures" -eq 0 ] || cat "$work/service.log"
+stop_service
+boot huge unshare -m -- "$work/run" "$work/userfaultfd" "${dedup[@]}" --
 # QEMU asks for huge pages; the library passes that on.
 if ! grep -q '\[never\]' /sys/kernel/mm/transparent_hugepage/enabled && [ "$huge" -eq 0 ] && [ "$mappings" -eq 0 ]; then
 	fail "huge pages: neither huge pages nor shared ones"
