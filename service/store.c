@@ -17,9 +17,12 @@ enum { PATH_BYTES = 256 };
 
 /* ---- directories and mounts -------------------------------------------------------------------------------------- */
 
+/* With that mode whatever the umask, which is meant for files. */
 static int make_dir(const char *path, mode_t mode)
 {
-	return mkdir(path, mode) == 0 || errno == EEXIST ? 0 : -errno;
+	if (mkdir(path, mode) == 0)
+		return chmod(path, mode) == 0 ? 0 : -errno;
+	return errno == EEXIST ? 0 : -errno;
 }
 
 static bool is_mount_point(const char *path, const char *parent)
