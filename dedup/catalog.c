@@ -4,6 +4,8 @@
 #include <string.h>
 #include <urcu/urcu-bp.h>
 
+#include "dedup/paged_lookup.h"
+
 /* A pool page lost its last reference: nobody may find it any more. Called by the pool, with its bytes. */
 static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 {
@@ -28,6 +30,8 @@ static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
 {
 	const struct gmm__slot *slot = gmm__chunk_table_slot(&catalog->gmm->chunks, gmm__page_chunk(page));
+	if (!slot && gmm__paged_lookup_wake(catalog, page))
+		return GMM_PAGE_STATES; /* it finds its equal, the page that is looked up now, by itself */
 	if (!slot || slot->vm->domain->catalog != catalog)
 		return GMM_PAGE_STATES;
 	uint32_t index = page - gmm__slot_page_id(slot, 0);

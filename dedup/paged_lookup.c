@@ -178,11 +178,21 @@ void gmm__paged_lookup_prepare(struct gmm_vm *vm, uint64_t pages)
 	urcu_bp_read_unlock();
 }
 
+bool gmm__paged_lookup_wake(const struct gmm__catalog *catalog, gmm__page_id page)
+{
+	struct gmm__private_chunk *chunk = gmm__chunk_table_private(&catalog->gmm->chunks, gmm__page_chunk(page));
+
+	if (chunk && chunk->set->domain->catalog == catalog)
+		gmm__private_chunk_wake(chunk);
+	return chunk != NULL;
+}
+
 void gmm__paged_lookup_nominate(struct gmm_vm *vm, gmm__page_id twin)
 {
 	urcu_bp_read_lock();
 	struct gmm__slot *slot = gmm__chunk_table_slot(vm->gmm->source.table, gmm__page_chunk(twin));
 	uint32_t i = slot ? twin - gmm__slot_page_id(slot, 0) : 0;
+	gmm__paged_lookup_wake(vm->domain->catalog, twin);
 	if (slot && slot->vm->domain == vm->domain && i < slot->pages && gmm__vm_try_claim(slot->vm)) {
 		gmm__account_nominate(slot, i);
 		gmm__vm_release(slot->vm);

@@ -30,7 +30,11 @@ gmm__page_id gmm__paged_lookup_shared(struct gmm__catalog *catalog, const uint8_
 /* Makes the domain's indexes fit for the pages of its VMs. pages: private pages of this VM. With or without its lock. */
 void gmm__paged_lookup_prepare(struct gmm_vm *vm, uint64_t pages);
 
-/* A private page of a mapped VM, whose equal was just promoted: the engine is to look at it again. A page that cannot be
+/* If it is a private page of a paged VM of the domain, the engine is to look at it at the next pass. In an RCU section. False: it is
+ * none of a paged VM. */
+bool gmm__paged_lookup_wake(const struct gmm__catalog *catalog, gmm__page_id page);
+
+/* A private page of another VM, whose equal was just promoted: the engine is to look at it again. A page that cannot be
  * marked now is found later. Without the VM's lock. */
 void gmm__paged_lookup_nominate(struct gmm_vm *vm, gmm__page_id twin);
 

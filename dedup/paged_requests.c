@@ -77,6 +77,7 @@ static void forget_digest(struct gmm__paged *paged, gmm__page_id page)
 	struct gmm__private_record r = chunk->record[gmm__page_index(page)];
 	r.known = false;
 	gmm__record_set(&chunk->record[gmm__page_index(page)], r);
+	gmm__private_chunk_wake(chunk);
 }
 
 /* The answer to a CHECK. Returns the twin of a page that was promoted, or NIL. */

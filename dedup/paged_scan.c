@@ -1,9 +1,11 @@
 /* The engine's look at paged VMs; see paged_scan.h. */
 #include "dedup/engine.h"
 
+#include <urcu/urcu-bp.h>
+
 #include "dedup/paged_requests.h"
 
-enum { PREFETCH_PAGES = 4 };
+enum { PREFETCH_PAGES = 4, LOOK_LEVEL_MAX = 5 };
 
 static bool is_sharable(const struct gmm__private_record *r, const struct gmm__paged *paged)
 {
@@ -24,18 +26,41 @@ static void name_pages(struct gmm__paged_batch *batch, const struct gmm__paged *
 	}
 }
 
-/* Of the next chunk that has any. A tally that grows meanwhile may hide a chunk until the next pass. */
-static void pick(struct gmm__paged_batch *batch)
+/* Is the chunk to be looked at in this pass? VMs that have it in common are looked at in the same ones. Nothing is thought to
+ * change: the next look is twice as far, unless the chunk is woken before. */
+static bool is_due(struct gmm__private_chunk *chunk, uint32_t pass, bool full)
 {
+	uint8_t level = __atomic_load_n(&chunk->look_level, __ATOMIC_RELAXED);
+
+	if (chunk->last_look == pass)
+		return true;
+	if (!full && (int32_t)(pass - __atomic_load_n(&chunk->next_look, __ATOMIC_RELAXED)) < 0)
+		return false;
+	chunk->last_look = pass;
+	__atomic_store_n(&chunk->next_look, pass + (1u << level), __ATOMIC_RELAXED);
+	__atomic_store_n(&chunk->look_level, level < LOOK_LEVEL_MAX ? level + 1 : level, __ATOMIC_RELAXED);
+	return true;
+}
+
+/* Of the next chunk that has any. A tally that grows meanwhile may hide a chunk until the next pass. */
+static void pick(struct gmm__worker *worker)
+{
+	struct gmm__paged_batch *batch = &worker->paged;
 	struct gmm__paged *paged = batch->vm->paged;
+	uint32_t pass = (uint32_t)worker->engine->passes + 1;
 
 	batch->n = 0;
 	if (gmm__paged_enter(batch->vm) != GMM_OK)
 		return;
 	while (paged->requests.fn && batch->n == 0 && batch->cursor < paged->chunk_pages.size) {
 		struct gmm__tally_entry held = gmm__tally_at(&paged->chunk_pages, batch->cursor++);
-		if (held.count)
-			name_pages(batch, paged, gmm__chunk_table_private(batch->vm->gmm->source.table, held.id));
+		if (!held.count)
+			continue;
+		struct gmm__private_chunk *chunk = gmm__chunk_table_private(batch->vm->gmm->source.table, held.id);
+		if (is_due(chunk, pass, worker->engine->full))
+			name_pages(batch, paged, chunk);
+		else
+			worker->progress.skipped += held.count;
 	}
 	gmm__paged_leave(batch->vm, GMM_OK);
 }
@@ -85,6 +110,7 @@ static void keep_quiet(struct gmm__worker *worker)
 		r.known = true;
 		r.next = digest & GMM__NEXT_MASK;
 		gmm__record_set(record, r);
+		gmm__private_chunk_wake(chunk);
 		worker->progress.found++;
 	}
 	batch->n = kept;
@@ -96,6 +122,14 @@ static bool is_zero(const uint8_t *bytes)
 	return gmm__digest_is_fill(bytes) && bytes[0] == 0 && *(const uint64_t *)(const void *)bytes == 0;
 }
 
+/* It has an equal page and its VM may be asked again. */
+static void wake(const struct gmm__paged_batch *batch)
+{
+	urcu_bp_read_lock();
+	gmm__paged_lookup_wake(batch->vm->domain->catalog, gmm__page_make(batch->chunk, 0));
+	urcu_bp_read_unlock();
+}
+
 /* Its twin is to follow in the next pass. */
 static void judge(struct gmm__worker *worker, gmm__page_id page, const uint8_t *bytes)
 {
@@ -104,7 +138,10 @@ static void judge(struct gmm__worker *worker, gmm__page_id page, const uint8_t *
 
 	if (!zero)
 		equal = gmm__paged_lookup(worker->paged.vm, worker->backend, page, bytes);
-	if ((!zero && !equal.found) || !gmm__paged_ask(worker->paged.vm, page, &equal))
+	if (!zero && !equal.found)
+		return;
+	wake(&worker->paged);
+	if (!gmm__paged_ask(worker->paged.vm, page, &equal))
 		return;
 	worker->progress.merged++;
 	worker->progress.nominated += equal.twin != GMM__NIL;
@@ -123,7 +160,7 @@ void gmm__paged_process(struct gmm__worker *worker)
 	for (uint32_t i = 0; i < batch->n && !batch->vm->dead && !gmm__engine_must_leave(worker->engine); i++)
 		judge(worker, gmm__page_make(batch->chunk, batch->index[i]),
 		      batch->bytes + (size_t)batch->index[i] * GMM__PAGE_BYTES);
-	pick(batch);
+	pick(worker);
 }
 
 void gmm__paged_digest(struct gmm__worker *worker)

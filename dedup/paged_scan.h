@@ -4,7 +4,9 @@
  *   scan thread   digests them                                            holds nothing
  *   merge thread  compares with the digests of the last pass; asks about those that are quiet and have an equal
  *
- * Nothing tells which pages a paged VM wrote to, so each pass samples all of them. What it reads may go back to the host
+ * Nothing tells which pages a paged VM wrote to, so they are sampled again and again: those of a chunk where nothing changed for
+ * long once in 32 passes. It is looked at in the next pass when pages of it come into use or a page of it has an equal one
+ * somewhere, and in each pass in which somebody waits for the engine to settle. What it reads may go back to the host
  * meanwhile: places stay mapped (gmm/arena.h), and memory that the embedder brought stays until the VM, which is visited, ends.
  */
 #ifndef DEDUP_PAGED_SCAN_H

@@ -71,6 +71,9 @@ struct gmm__private_chunk {
 	uint32_t free;
 	uint32_t first_free;
 	bool large;                                 /* one large page, all used */
+	uint8_t look_level;                         /* the engine looks at it every 2^level passes; this and the next are written */
+	uint32_t next_look;                         /* with gmm__private_chunk_wake by any thread: its number of that pass */
+	uint32_t last_look;                         /* the engine's */
 	_Alignas(8) struct gmm__private_record record[GMM__CHUNK_PAGES];
 };
 
@@ -119,6 +122,12 @@ struct gmm__private_chunk *gmm__set_put(struct gmm__private_chunk *chunk, uint32
 void gmm__private_chunk_make_large(struct gmm__private_chunk *chunk, uint32_t vm);
 /* Marks all pages of an unused chunk that is in no set as used, at pfn and what follows when it is a guest page number. */
 void gmm__private_chunk_fill(struct gmm__private_chunk *chunk, uint32_t vm, uint32_t pfn);
+/* The engine is to look at it at the next pass. Any thread; a hint. */
+static inline void gmm__private_chunk_wake(struct gmm__private_chunk *chunk)
+{
+	__atomic_store_n(&chunk->look_level, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&chunk->next_look, 0, __ATOMIC_RELAXED);
+}
 /* Undoes making it large when the page was freed as a whole: every page is free again. The chunk must be out of its set. */
 void gmm__private_chunk_clear(struct gmm__private_chunk *chunk);
 

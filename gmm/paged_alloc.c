@@ -79,6 +79,8 @@ static void pop_pages(struct gmm__paged *paged, struct gmm__chunk_set *set, uint
 		struct gmm__private_chunk *chunk = gmm__set_pick(set);
 		uint32_t from_this = chunk->free < n ? chunk->free : n;
 		gmm__tally_add(&paged->chunk_pages, chunk->id, from_this);
+		if (guest_addrs)
+			gmm__private_chunk_wake(chunk);
 		for (uint32_t i = 0; i < from_this; i++) {
 			uint32_t pfn = GMM__PFN_UNKNOWN;
 			if (guest_addrs)
@@ -412,5 +414,6 @@ int gmm_vm_break_up_large_page(struct gmm_vm *vm, gmm_page_id first, uint64_t gu
 		gmm__record_set(&chunk->record[i], r);
 	}
 	chunk->large = false;
+	gmm__private_chunk_wake(chunk);
 	return gmm__paged_leave(vm, GMM_OK);
 }

@@ -77,6 +77,7 @@ static void carry_out(struct gmm__paged *paged, uint32_t used, const struct gmm_
 			gmm__paged_pfn(pages[i].guest_addr, &pfn);
 			r.pfn = pfn;
 			gmm__record_set(&chunk->record[index], r);
+			gmm__private_chunk_wake(chunk);
 		}
 		if (pages[i].shared_page == GMM__NIL)
 			continue;

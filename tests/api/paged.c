@@ -355,13 +355,13 @@ static void mix(bool paged_first)
 		load(&v, SEED);
 	assert_eventually(references(&v) == PAGES && vm_state(mapped, GMM_PAGE_SHARED) == PAGES);
 	assert_ok(gmm_vm_destroy(filler, GMM_RAM_DISCARD));
-	ck_assert_uint_eq(stats_of(gmm).pool_pages, PAGES);
+	assert_eventually(stats_of(gmm).pool_pages == PAGES); /* the idle engine may be moving some */
 	/* All move together, or the paged VM's pages would be there twice. */
 	assert_ok(gmm_instance_compact(gmm, NULL));
 	engine_passes(gmm, 20);
 	ck_assert_uint_gt(v.moves, 0);
-	ck_assert_uint_eq(stats_of(gmm).pool_pages, PAGES);
-	ck_assert_uint_eq(stats_of(gmm).pool_chunks, 1);
+	assert_eventually(stats_of(gmm).pool_pages == PAGES); /* the idle engine may be moving some */
+	assert_eventually(stats_of(gmm).pool_chunks == 1);
 	ck_assert_uint_eq(differ(&v, SEED) + ram_wrong(ram, PAGES, SEED), 0);
 	guest_store(ram + 3 * PAGE, 1, 77); /* either may write: nobody else sees it */
 	guest_write(&v, 4, 78);

@@ -185,6 +185,15 @@ static void end_guest(struct guest *guest)
 	ok(gmm_instance_validate(gmm));
 }
 
+/* Pages digested in so many passes. */
+static uint64_t digested_in(int n)
+{
+	uint64_t before = engine->digested_pages;
+
+	passes(n);
+	return engine->digested_pages - before;
+}
+
 /* Nothing is left. */
 static void finish(void)
 {
@@ -569,9 +578,32 @@ START_TEST(duplicates_by_the_index)
 }
 END_TEST
 
+/* What does not change is looked at ever more seldom; what comes into use, and what has an equal page elsewhere, at once. */
+START_TEST(idle_chunks_rest)
+{
+	begin();
+	a.check = b.check = a.update = b.update = GMM_ANSWER_ACCEPTED;
+	passes(70);
+	ck_assert_uint_le(digested_in(64), 2 * 2 * PAGES + 2 * PAGES);
+	uint64_t addr = 100 * GMM_PAGE_SIZE;
+	gmm_page_id page;
+	ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_BASE, 1, &addr, &page)); /* in the chunk where its others are */
+	memset(bytes_of(&a, page), 5, GMM_PAGE_SIZE);
+	ck_assert_uint_ge(digested_in(1), PAGES + 1);
+	passes(70);
+	equal_pages(3); /* it is written without anybody's knowing: found at the next look, and its twin right then */
+	passes(34);
+	check_vm(&a, PAGES + 1, 1);
+	check_vm(&b, PAGES, 1);
+	ck_assert_uint_eq(a.table[3], b.table[3]);
+	ok(gmm_vm_free_pages(a.vm, GMM_ACCOUNT_BASE, 1, &page, NULL));
+	finish();
+}
+END_TEST
+
 int main(void)
 {
-	const TTest *const tests[] = { accepted, changed, accepted_after_a_write, busy, zeros, not_asked_about, late,
+	const TTest *const tests[] = { idle_chunks_rest, accepted, changed, accepted_after_a_write, busy, zeros, not_asked_about, late,
 				       late_and_different, late_changed_and_busy, never, end_with_own_chunks,
 				       end_with_common_chunks, end_while_asked, freed_and_accepted, hostile_answers,
 				       duplicates_by_the_index };
