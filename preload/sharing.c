@@ -13,6 +13,7 @@ static struct gmm *instance;
 static struct gmm_vm *vm;
 static bool tried;   /* to open the instance */
 static bool started; /* the engine */
+static bool ended;   /* the program exits: it is not started again */
 static char reason[256]; /* what the library said last, while it was being opened */
 
 static void write_line(int fd, const char *what, const char *why)
@@ -123,7 +124,7 @@ struct gmm_vm *gmm__sharing_vm(void)
 
 void gmm__sharing_start(void)
 {
-	if (started)
+	if (started || ended)
 		return;
 	int status = gmm_engine_start(instance);
 	started = status == GMM_OK;
@@ -139,6 +140,7 @@ void gmm__sharing_stop(void)
 	if (started)
 		gmm_engine_stop(instance);
 	started = false;
+	ended = true;
 }
 
 void gmm__sharing_forget(void)

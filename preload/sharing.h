@@ -22,7 +22,7 @@ struct gmm_vm *gmm__sharing_vm(void);
 /* Starts the engine if it does not run. */
 void gmm__sharing_start(void);
 
-/* Stops the engine's threads, at exit. */
+/* Stops the engine's threads for good, at exit. */
 void gmm__sharing_stop(void);
 
 /* In a forked child: the parent's instance is not ours. */

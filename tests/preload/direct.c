@@ -43,31 +43,13 @@ static void make_file(void)
 	CHECK(munmap(content, RAM_BYTES) == 0);
 }
 
-/* A copy of the program's own, rather than a page of the pool. */
-static bool is_own_copy(const uint8_t *at)
-{
-	uint64_t entry = 0;
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-
-	CHECK(fd >= 0 && pread(fd, &entry, 8, (off_t)((uintptr_t)at / PAGE * 8)) == 8);
-	close(fd);
-	return (entry >> 63 & 1) && !(entry >> 61 & 1); /* present, and not of a file */
-}
-
-static bool is_shared_again(const uint8_t *at)
-{
-	for (int i = 0; i < 300 && is_own_copy(at); i++)
-		usleep(20000);
-	return !is_own_copy(at);
-}
-
 static void test_repair(void)
 {
 	ram[5 * PAGE] ^= 1;
 	usleep(300000);
-	CHECK(is_own_copy(ram + 5 * PAGE));
+	CHECK(ram_is_own_copy(ram + 5 * PAGE));
 	ram[5 * PAGE] ^= 1;
-	CHECK(is_shared_again(ram + 5 * PAGE));
+	CHECK(ram_is_shared_again(ram + 5 * PAGE));
 	CHECK(ram_is_right(ram, 0, RAM_PAGES));
 }
 
@@ -106,7 +88,7 @@ static void test_in_flight(void)
 	/* Equal again, as if the guest had written it. It must stay where the device will write. */
 	ram_fill(ram, 7, 1);
 	usleep(1000000);
-	CHECK(is_own_copy(ram + 7 * PAGE));
+	CHECK(ram_is_own_copy(ram + 7 * PAGE));
 	memset(ram + 7 * PAGE, 2, PAGE);
 
 	CHECK(ioctl(uffd, UFFDIO_COPY, &copy) == 0);
@@ -155,12 +137,12 @@ static void test_aio(void)
 
 	CHECK(syscall(SYS_io_setup, 4, &context) == 0);
 	ram_wait_shared(ram, RAM_BYTES);
-	CHECK(is_shared_again(ram + 5 * PAGE));
+	CHECK(ram_is_shared_again(ram + 5 * PAGE));
 	ram[5 * PAGE] ^= 1;
 	usleep(300000);
 	ram[5 * PAGE] ^= 1;
 	usleep(1000000);
-	CHECK(is_own_copy(ram + 5 * PAGE));
+	CHECK(ram_is_own_copy(ram + 5 * PAGE));
 }
 
 int main(void)

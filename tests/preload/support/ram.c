@@ -1,10 +1,12 @@
 #include "tests/preload/support/ram.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 void ram_check(bool condition, const char *text, const char *file, int line)
 {
@@ -57,7 +59,7 @@ size_t ram_pool_pages(const uint8_t *ram, size_t bytes)
 	uintptr_t start = (uintptr_t)ram, end = start + bytes, from, to;
 	char line[512];
 	size_t pages = 0;
-	FILE *maps = fopen("/proc/self/maps", "re");
+	FILE *maps = fopen("/proc/thread-self/maps", "re");
 
 	CHECK(maps);
 	while (fgets(line, sizeof line, maps)) {
@@ -82,6 +84,23 @@ void ram_wait_shared(const uint8_t *ram, size_t bytes)
 		CHECK(time(NULL) < end);
 		nap();
 	}
+}
+
+bool ram_is_own_copy(const uint8_t *at)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	CHECK(fd >= 0 && pread(fd, &entry, 8, (off_t)((uintptr_t)at / PAGE * 8)) == 8);
+	close(fd);
+	return (entry >> 63 & 1) && !(entry >> 61 & 1); /* present, and not of a file */
+}
+
+bool ram_is_shared_again(const uint8_t *at)
+{
+	for (int i = 0; i < 300 && ram_is_own_copy(at); i++)
+		nap();
+	return !ram_is_own_copy(at);
 }
 
 uint8_t *ram_shared(void)

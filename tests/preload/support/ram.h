@@ -27,6 +27,11 @@ uint8_t *ram_shared(void);
 /* How many pages of the range lie in mappings of the pool. */
 size_t ram_pool_pages(const uint8_t *ram, size_t bytes);
 
+/* Whether a page is the program's own copy rather than one of the pool; and whether it is, or becomes within six seconds,
+ * one of the pool. */
+bool ram_is_own_copy(const uint8_t *at);
+bool ram_is_shared_again(const uint8_t *at);
+
 /* Waits until most of it is shared. Ends the program after a minute. */
 void ram_wait_shared(const uint8_t *ram, size_t bytes);
 
