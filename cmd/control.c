@@ -47,22 +47,15 @@ static const struct argp_option options[] = {
 	{ 0 },
 };
 
-/* Parses, asks, and returns the answer or NULL. */
-static json_t *ask(int argc, char **argv, const char *verb, bool may_be_all, const char *doc)
+static int command(int argc, char **argv, const char *verb, const char *doc)
 {
-	const struct argp parser = { options, parse_option, may_be_all ? "PID|all" : "PID", doc, NULL, NULL, NULL };
-	struct control control = { .socket = CMD_SOCKET, .verb = verb, .may_be_all = may_be_all };
+	const struct argp parser = { options, parse_option, "PID|all", doc, NULL, NULL, NULL };
+	struct control control = { .socket = CMD_SOCKET, .verb = verb, .may_be_all = true };
 
 	argp_parse(&parser, argc, argv, 0, NULL, &control);
 	json_t *request = control.pid ? json_pack("{s:s, s:I}", "do", verb, "pid", control.pid) :
 					json_pack("{s:s, s:s}", "do", verb, "pid", "all");
-	return gmm__cmd_ask(verb, control.socket, request);
-}
-
-static int command(int argc, char **argv, const char *verb, const char *doc)
-{
-	json_t *answer = ask(argc, argv, verb, true, doc);
-
+	json_t *answer = gmm__cmd_ask(verb, control.socket, request);
 	if (!answer)
 		return CMD_FAILED;
 	printf("%" JSON_INTEGER_FORMAT " processes were told\n", json_integer_value(json_object_get(answer, "clients")));
@@ -87,16 +80,44 @@ int cmd_resume(int argc, char **argv)
 	return command(argc, argv, "resume", "Has processes share again.");
 }
 
+/* Adds a part of the dump; the first slot of a part may go on with the last one of the part before. */
+static void add_part(json_t *slots, bool goes_on, const json_t *part)
+{
+	json_t *slot, *last = json_array_get(slots, json_array_size(slots) - 1);
+	size_t i;
+
+	json_array_foreach(part, i, slot) {
+		if (i == 0 && goes_on && last)
+			json_array_extend(json_object_get(last, "runs"), json_object_get(slot, "runs"));
+		else
+			json_array_append(slots, slot);
+	}
+}
+
 int cmd_dump(int argc, char **argv)
 {
-	json_t *answer = ask(argc, argv, "dump", false,
-			     "Prints the page table of a process's VMs as the service knows it, as JSON: runs of pages "
-			     "[first gfn, pages, state, shared page].");
+	static const struct argp parser = { options, parse_option, "PID",
+		"Prints the page table of a process's VMs as the service knows it, as JSON: runs of pages "
+		"[first gfn, pages, state, shared page].", NULL, NULL, NULL };
+	struct control control = { .socket = CMD_SOCKET, .verb = "dump" };
+	json_t *slots = json_array(), *from = NULL;
 
-	if (!answer)
-		return CMD_FAILED;
-	json_dumpf(answer, stdout, JSON_COMPACT);
+	argp_parse(&parser, argc, argv, 0, NULL, &control);
+	do {
+		bool goes_on = json_integer_value(json_object_get(from, "page")) > 0;
+		json_t *answer = gmm__cmd_ask("dump", control.socket, json_pack("{s:s, s:I, s:o*}", "do", "dump", "pid",
+										control.pid, "from", from));
+		if (!answer) {
+			json_decref(slots);
+			return CMD_FAILED;
+		}
+		add_part(slots, goes_on, json_object_get(answer, "slots"));
+		from = json_incref(json_object_get(answer, "next"));
+		json_decref(answer);
+	} while (json_is_object(from));
+	json_t *dump = json_pack("{s:o}", "slots", slots);
+	json_dumpf(dump, stdout, JSON_COMPACT);
 	putchar('\n');
-	json_decref(answer);
+	json_decref(dump);
 	return CMD_OK;
 }

@@ -310,16 +310,30 @@ static void drop_pins(struct gmm__slot *slot)
 	}
 }
 
-/* Takes a slot whose mappings ended out of all tables. */
+/* Nothing was ever known of these pages, or not any more. */
+static bool are_absent(const struct gmm__slot *slot, uint32_t first, uint32_t count)
+{
+	const uint8_t *state = slot->state + first;
+
+	return state[0] == GMM_PAGE_ABSENT && memcmp(state, state + 1, count - 1) == 0;
+}
+
+/* Takes a slot whose mappings ended out of all tables. Most regions of a large one may be absent; their tables need not
+ * even be in memory. */
 static void unlink_slot(struct gmm__slot *slot)
 {
 	struct gmm_vm *vm = slot->vm;
 
 	gmm__remote_slot_gone(slot);
 	drop_pins(slot);
-	for (uint32_t i = 0; i < slot->pages; i++)
-		__atomic_store_n(&slot->state[i], slot->state[i] & ~GMM__FLAGS_REFUSED, __ATOMIC_RELAXED);
-	gmm__account_uncovered(slot, 0, slot->pages, GMM_PAGE_ABSENT);
+	for (uint32_t first = 0, n; first < slot->pages; first += n) {
+		n = slot->pages - first < GMM__REGION_PAGES ? slot->pages - first : GMM__REGION_PAGES;
+		if (are_absent(slot, first, n))
+			continue;
+		for (uint32_t i = first; i < first + n; i++)
+			__atomic_store_n(&slot->state[i], slot->state[i] & ~GMM__FLAGS_REFUSED, __ATOMIC_RELAXED);
+		gmm__account_uncovered(slot, first, n, GMM_PAGE_ABSENT);
+	}
 	gmm__count_add(&vm->stats.pages, -(uint64_t)slot->pages);
 	gmm__count_add(&vm->stats.state_pages[GMM_PAGE_ABSENT], -(uint64_t)slot->pages);
 	vm->domain->pages -= slot->pages;

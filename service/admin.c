@@ -8,7 +8,7 @@
 #include "service/pools.h"
 #include "service/session.h"
 
-enum { VMA_BYTES = 300, DUMP_RUNS_MAX = 100000 };
+enum { VMA_BYTES = 300, DUMP_RUNS_MAX = 4096 };
 
 static const char NO_CLIENT[] = "no such client, or not yours";
 
@@ -164,6 +164,7 @@ static json_t *client_of(const struct gmm__session *s)
 	set_count(object, "messages", s->messages);
 	set_count(object, "offered_pages", s->offered_pages);
 	set_count(object, "promoted_pages", s->promoted_pages);
+	set_count(object, "charged_pages", s->charged_pages);
 	if (why_no_vm(s))
 		json_object_set_new(object, "note", json_string(why_no_vm(s)));
 	json_object_set_new(object, "vms", vms);
@@ -271,43 +272,75 @@ static json_t *do_why(struct gmm__service *service, const struct gmm__peer *peer
 	return error(NO_CLIENT);
 }
 
-static json_t *dump_slot(const struct gmm__slot *slot, uint32_t number)
+/* A part of a dump, which begins at a page of a slot and ends where it has enough. */
+struct dumping {
+	uint32_t slot, page;          /* where it goes on */
+	uint32_t left;                /* runs that it may still have */
+};
+
+static json_t *dump_slot(const struct gmm__slot *slot, struct dumping *at)
 {
 	json_t *runs = json_array();
-	uint32_t n_runs = 0;
 
-	for (uint32_t i = 0, n; i < slot->pages && n_runs < DUMP_RUNS_MAX; i += n, n_runs++) {
+	for (uint32_t i = at->page, n; i < slot->pages && at->left > 0; i += n, at->left--) {
 		enum gmm_page_state state = gmm__slot_state(slot, i);
 		bool covered = gmm__state_is_covered(state);
 		n = 1;
 		while (i + n < slot->pages && gmm__slot_state(slot, i + n) == state &&
 		       (!covered || slot->value[i + n] == slot->value[i] + n))
 			n++;
+		at->page = i + n;
 		json_array_append_new(runs, json_pack("[I, I, s, I]", (json_int_t)(slot->gfn + i), (json_int_t)n,
 						      gmm_page_state_name(state),
 						      (json_int_t)(covered ? slot->value[i] : GMM__NIL)));
 	}
-	return json_pack("{s:s, s:I, s:b, s:o}", "vm", slot->vm->name, "slot", (json_int_t)number, "complete",
-			 n_runs < DUMP_RUNS_MAX, "runs", runs);
+	return json_pack("{s:s, s:I, s:o}", "vm", slot->vm->name, "slot", (json_int_t)at->slot, "runs", runs);
 }
 
-static json_t *do_dump(struct gmm__service *service, const struct gmm__peer *peer, json_int_t pid)
+static json_t *dump_slots(const struct gmm__session *s, struct dumping *at)
 {
 	json_t *slots = json_array();
-	bool found = false;
 
-	for (const struct gmm__session *s = service->sessions; s; s = s->next) {
-		if (!may_see(peer, s) || s->peer.pid != pid)
-			continue;
-		found = true;
-		for (uint32_t i = 0; i < GMM__WIRE_SLOTS; i++)
-			if (s->slot[i])
-				json_array_append_new(slots, dump_slot(s->slot[i], i));
+	for (; at->slot < GMM__WIRE_SLOTS; at->slot++, at->page = 0) {
+		const struct gmm__slot *slot = s->slot[at->slot];
+		if (slot && at->page < slot->pages)
+			json_array_append_new(slots, dump_slot(slot, at));
+		if (slot && at->page < slot->pages)
+			break;
 	}
-	if (found)
-		return json_pack("{s:o}", "slots", slots);
-	json_decref(slots);
-	return error(NO_CLIENT);
+	return slots;
+}
+
+static bool read_place(const json_t *from, const char *key, json_int_t most, uint32_t *ret)
+{
+	json_int_t value = json_integer_value(json_object_get(from, key));
+
+	*ret = (uint32_t)value;
+	return value >= 0 && value <= most;
+}
+
+/* "next" is where to go on in another request, which others are served before; null at the end. A process may be several
+ * clients. */
+static json_t *do_dump(struct gmm__service *service, const struct gmm__peer *peer, json_int_t pid, const json_t *from)
+{
+	struct dumping at = { .left = DUMP_RUNS_MAX };
+	uint32_t nth = 0, first;
+
+	if (!read_place(from, "client", UINT32_MAX, &first) || !read_place(from, "slot", GMM__WIRE_SLOTS, &at.slot) ||
+	    !read_place(from, "page", UINT32_MAX, &at.page))
+		return error("from: a client, a slot and a page");
+	for (const struct gmm__session *s = service->sessions; s; s = s->next) {
+		if (!may_see(peer, s) || s->peer.pid != pid || nth++ < first)
+			continue;
+		json_t *slots = dump_slots(s, &at);
+		if (at.slot >= GMM__WIRE_SLOTS)
+			at = (struct dumping){ .left = 0 };
+		else
+			nth--;
+		return json_pack("{s:o, s:{s:I, s:I, s:I}}", "slots", slots, "next", "client", (json_int_t)nth, "slot",
+				 (json_int_t)at.slot, "page", (json_int_t)at.page);
+	}
+	return nth ? json_pack("{s:[], s:n}", "slots", "next") : error(NO_CLIENT);
 }
 
 /* ---- commands --------------------------------------------------------------------------------------------------------- */
@@ -351,7 +384,7 @@ static json_t *do_request(struct gmm__service *service, const struct gmm__peer *
 	if (strcmp(what, "why") == 0)
 		return do_why(service, peer, json_integer_value(pid));
 	if (strcmp(what, "dump") == 0)
-		return do_dump(service, peer, json_integer_value(pid));
+		return do_dump(service, peer, json_integer_value(pid), json_object_get(request, "from"));
 	if (strcmp(what, "unshare") == 0 || strcmp(what, "pause") == 0 || strcmp(what, "resume") == 0)
 		return do_command(service, peer, what, pid);
 	return error("no such request");

@@ -14,7 +14,8 @@ void gmm__config_init(struct gmm__config *config)
 	*config = (struct gmm__config){
 		.socket = "/run/gmm-dedup/socket", .socket_mode = 0666, .userfaultfd = true, .cpu_percent = UINT32_MAX,
 		.max_clients = 1024, .max_clients_of_user = 512, .max_vms = 4096, .max_ram_pages = 1ull << 28,
-		.pages_per_second = 500000,
+		.max_vms_of_user = 2048, .max_ram_pages_of_user = 1ull << 30,
+		.pages_per_second = 500000, .user_pages_per_second = 1000000,
 	};
 }
 
@@ -115,12 +116,18 @@ static bool read_limits(struct reading *r, const char *key, const char *value)
 		return read_u32(r, value, 1, 65536, &c->max_clients_of_user);
 	if (strcmp(key, "vms") == 0)
 		return read_u32(r, value, 1, 65535, &c->max_vms);
+	if (strcmp(key, "vms_per_user") == 0)
+		return read_u32(r, value, 1, 65535, &c->max_vms_of_user);
+	if (strcmp(key, "ram_pages_per_user") == 0)
+		return read_number(r, value, 10, 1, 1ull << 32, &c->max_ram_pages_of_user);
 	if (strcmp(key, "domain_ram_pages") == 0)
 		return read_number(r, value, 10, 1, 1ull << 32, &c->max_ram_pages);
 	if (strcmp(key, "domain_pool_pages") == 0)
 		return read_number(r, value, 10, 0, 1ull << 32, &c->max_pool_pages);
 	if (strcmp(key, "pages_per_second") == 0)
 		return read_u32(r, value, 1000, 1000000000, &c->pages_per_second);
+	if (strcmp(key, "pages_per_second_per_user") == 0)
+		return read_u32(r, value, 1000, 1000000000, &c->user_pages_per_second);
 	return fail(r, "no such key in [limits]", key);
 }
 

@@ -12,9 +12,12 @@ struct gmm__config {
 	uint32_t max_clients;         /* zombies included */
 	uint32_t max_clients_of_user;
 	uint32_t max_vms;
+	uint32_t max_vms_of_user;
 	uint64_t max_ram_pages;       /* of all VMs of a domain */
+	uint64_t max_ram_pages_of_user;
 	uint64_t max_pool_pages;      /* of a domain; 0: as the host has memory */
 	uint32_t pages_per_second;    /* that a client may have looked at; it waits beyond */
+	uint32_t user_pages_per_second; /* the same for all clients of a user together */
 	bool metrics_ksm;             /* also under the names that node_exporter gives KSM's figures */
 	bool metrics_domains;         /* figures of single domains and VMs over TCP, too */
 	struct gmm__domain_rules rules;

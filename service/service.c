@@ -50,15 +50,6 @@ static void lose_connection(struct gmm__service *service, struct gmm__session *s
 		end_session(service, s);
 }
 
-static uint32_t sessions_of(const struct gmm__service *service, uint32_t uid)
-{
-	uint32_t n = 0;
-
-	for (const struct gmm__session *s = service->sessions; s; s = s->next)
-		n += s->peer.uid == uid;
-	return n;
-}
-
 void gmm__service_add_client(struct gmm__service *service, int socket)
 {
 	const struct gmm__config *config = &service->config;
@@ -69,7 +60,7 @@ void gmm__service_add_client(struct gmm__service *service, int socket)
 	/* Root can always ask what is going on. */
 	uint32_t spare = s->peer.uid == 0 ? SPARE_FOR_ROOT : 0;
 	bool room = service->n_sessions < config->max_clients + spare &&
-		    sessions_of(service, s->peer.uid) < config->max_clients_of_user + spare;
+		    s->user->clients <= config->max_clients_of_user + spare;
 	link_session(service, s);
 	service->connections++;
 	if (!room)
@@ -108,6 +99,7 @@ void gmm__service_tick(struct gmm__service *service)
 		if (is_idle || gmm__session_is_over(s))
 			end_session(service, s);
 	}
+	gmm__users_tidy(&service->users, service->config.user_pages_per_second, service->now_ns);
 	gmm__pools_tick(service);
 	if (service->metrics)
 		gmm__metrics_run(service->metrics); /* its timeouts */
@@ -353,6 +345,7 @@ void gmm__service_close(struct gmm__service *service)
 		service->sessions = s->next;
 		gmm__session_free(s);
 	}
+	gmm__users_free(&service->users);
 	gmm__pools_close(service);
 	gmm__store_close(&service->store);
 	close_fd(service->epoll);

@@ -2,7 +2,8 @@
  *
  * One thread. Each turn of its loop takes at most one message of each client that has sent one, so that nobody waits for a
  * busy neighbour longer than one message of each takes, a millisecond at most. What a client may ask to be looked at in a
- * second is bounded (gmm__config.pages_per_second): who is over it is not read until it has rested.
+ * second is bounded (gmm__config.pages_per_second), and what all clients of a user may: who is over it is not read until it
+ * has rested.
  *
  * It is an instance (struct gmm) without engine whose VMs have shadow slots: page tables only. The clients do the work;
  * what they say changes these tables, and references and covers follow from the changes. A client can lie about pages of
@@ -20,6 +21,7 @@
 
 struct gmm__session;
 struct gmm__pooled;
+struct gmm__user;
 struct gmm__metrics;
 
 struct gmm__service_options {
@@ -43,6 +45,7 @@ struct gmm__service {
 	int signals;                  /* signalfd, or -1 */
 	struct gmm__session *sessions;
 	uint32_t n_sessions;
+	struct gmm__user *users;      /* who have clients, or had some a moment ago */
 	struct gmm__pooled *pooled;   /* domains */
 	uint64_t now_ns;              /* of this turn */
 	uint64_t next_tick_ns;

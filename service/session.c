@@ -20,21 +20,30 @@ _Static_assert((int)GMM__WIRE_SECRET == (int)GMM__SECRET_BYTES, "a domain's secr
 _Static_assert((int)GMM__WIRE_REGION_PAGES == (int)GMM__REGION_PAGES, "regions are alike on both ends");
 
 /* What a message costs besides its pages, in pages; an ADMIN request; and how many seconds' worth may be saved up. */
-enum { MESSAGE_CHARGE = 32, ADMIN_CHARGE = 4096, ADMIN_PART_BYTES = 64 * 1024 };
+enum {
+	CONNECTION_CHARGE = 256, MESSAGE_CHARGE = 32, SLOT_CHARGE = 1024, SLOT_CHARGE_PART = 256, ADMIN_CHARGE = 16384,
+	ADMIN_PART_BYTES = 64 * 1024,
+};
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */
 
-static struct gmm__session *new_session(struct gmm__service *service)
+static struct gmm__session *new_session(struct gmm__service *service, const struct gmm__peer *peer)
 {
+	const struct gmm__config *config = &service->config;
 	struct gmm__session *s = calloc(1, sizeof *s);
 
 	if (!s)
 		return NULL;
 	s->service = service;
+	s->peer = *peer;
 	s->socket = -1;
-	s->tokens = service->config.pages_per_second;
-	s->connected_ns = s->refilled_ns = service->now_ns;
-	return s;
+	s->bucket = (struct gmm__bucket){ config->pages_per_second, service->now_ns };
+	s->connected_ns = service->now_ns;
+	s->user = gmm__user_get(&service->users, peer->uid, config->user_pages_per_second, service->now_ns);
+	if (s->user)
+		return s;
+	free(s);
+	return NULL;
 }
 
 static int watch(struct gmm__session *s, int op, uint32_t events)
@@ -46,29 +55,29 @@ static int watch(struct gmm__session *s, int op, uint32_t events)
 
 struct gmm__session *gmm__session_new(struct gmm__service *service, int socket)
 {
-	struct gmm__session *s = new_session(service);
+	struct gmm__peer peer = { 0 };
+	struct gmm__session *s = gmm__peer_read(socket, &peer) == 0 ? new_session(service, &peer) : NULL;
 
-	if (!s || gmm__peer_read(socket, &s->peer) != 0) {
+	if (!s) {
 		close(socket);
-		free(s);
 		return NULL;
 	}
 	s->socket = socket;
+	gmm__session_charge(s, CONNECTION_CHARGE);
 	if (watch(s, EPOLL_CTL_ADD, EPOLLIN) == 0)
 		return s;
-	close(socket);
-	free(s);
+	gmm__session_free(s);
 	return NULL;
 }
 
 struct gmm__session *gmm__session_restore(struct gmm__service *service, const struct gmm__store_client *client)
 {
-	struct gmm__session *s = new_session(service);
+	const struct gmm__peer peer = { .uid = client->uid };
+	struct gmm__session *s = new_session(service, &peer);
 
 	if (!s)
 		return NULL;
 	s->client = client->number;
-	s->peer.uid = client->uid;
 	s->unreported = true;
 	memcpy(s->token, client->token, sizeof s->token);
 	memcpy(s->program, client->program, sizeof s->program);
@@ -83,9 +92,11 @@ static void end_vm(struct gmm__session *s, uint32_t number)
 		if (!s->slot[i] || s->slot[i]->vm != s->vm[number])
 			continue;
 		gmm__shadow_drop_slot(s, s->slot[i]);
+		s->user->ram_pages -= s->slot[i]->pages;
 		s->slot[i] = NULL;
 	}
 	gmm_vm_destroy(s->vm[number], GMM_RAM_DISCARD);
+	s->user->vms--;
 	s->vm[number] = NULL;
 }
 
@@ -101,6 +112,7 @@ void gmm__session_free(struct gmm__session *s)
 	end_vms(s);
 	if (s->socket >= 0)
 		close(s->socket);
+	gmm__user_put(s->user);
 	free(s->look);
 	free(s->output);
 	free(s);
@@ -286,7 +298,7 @@ static int make_vm(struct gmm__session *s, const struct gmm__wire_vm_add *add, s
 	int status = gmm__domain_choose(&service->config.rules, &s->peer, add->domain, domain);
 	if (status != GMM_OK)
 		return status;
-	if (service->gmm->n_vms >= service->config.max_vms)
+	if (service->gmm->n_vms >= service->config.max_vms || s->user->vms >= service->config.max_vms_of_user)
 		return GMM_ERR_LIMIT;
 	*ret_pooled = gmm__pools_get(service, domain);
 	if (!*ret_pooled)
@@ -295,7 +307,9 @@ static int make_vm(struct gmm__session *s, const struct gmm__wire_vm_add *add, s
 	options.name = add->name[0] ? add->name : NULL;
 	options.domain = domain;
 	options.priority = (enum gmm_priority)add->priority;
-	return gmm_vm_create(service->gmm, &options, &s->vm[add->vm]);
+	status = gmm_vm_create(service->gmm, &options, &s->vm[add->vm]);
+	s->user->vms += status == GMM_OK;
+	return status;
 }
 
 static int on_vm_add(struct gmm__session *s, const void *packet, size_t size)
@@ -336,10 +350,12 @@ static int on_remove(struct gmm__session *s, const void *packet, size_t size)
 		end_vm(s, remove->number);
 	} else {
 		struct gmm__slot *slot = s->slot[remove->number];
+		uint32_t pages = slot->pages;
 		gmm__shadow_drop_slot(s, slot);
 		int status = gmm_vm_remove_ram(slot->vm, slot->gfn * GMM__PAGE_BYTES, GMM_RAM_DISCARD);
 		if (status != GMM_OK)
 			return gmm__session_reply_status(s, &remove->header, status);
+		s->user->ram_pages -= pages;
 		s->slot[remove->number] = NULL;
 	}
 	return gmm__session_reply_status(s, &remove->header, GMM_OK);
@@ -350,11 +366,13 @@ static int make_slot(struct gmm__session *s, const struct gmm__wire_slot_add *ad
 	struct gmm_vm *vm = s->vm[add->vm];
 	struct gmm__domain *domain = vm->domain;
 
-	if (domain->pages + add->pages > s->service->config.max_ram_pages)
+	if (domain->pages + add->pages > s->service->config.max_ram_pages ||
+	    s->user->ram_pages + add->pages > s->service->config.max_ram_pages_of_user)
 		return GMM_ERR_LIMIT;
 	int status = gmm__vm_add_shadow(vm, add->gfn, add->pages, &s->slot[add->slot]);
 	if (status != GMM_OK)
 		return status;
+	s->user->ram_pages += add->pages;
 	s->slot[add->slot]->owner = s;
 	s->slot[add->slot]->number = add->slot;
 	if (gmm__catalog_prepare(domain->catalog, domain->pages, 1) != 0)
@@ -371,6 +389,8 @@ static int on_slot_add(struct gmm__session *s, const void *packet, size_t size)
 	    add->unused)
 		return -EPROTO;
 	s->ram_refused = make_slot(s, add);
+	if (s->ram_refused == GMM_OK)
+		gmm__session_charge(s, SLOT_CHARGE + add->pages / SLOT_CHARGE_PART);
 	return gmm__session_reply_status(s, &add->header, s->ram_refused);
 }
 
@@ -502,31 +522,34 @@ static int handle(struct gmm__session *s, const void *packet, size_t size)
 	return messages[type].handle(s, packet, size);
 }
 
-static void refill(struct gmm__session *s)
+/* For how long it is not read, until it and its user are below their bounds again. */
+static uint64_t rest_ns(struct gmm__session *s)
 {
-	uint64_t rate = s->service->config.pages_per_second, passed_ns = s->service->now_ns - s->refilled_ns;
+	const struct gmm__config *config = &s->service->config;
 
-	if (passed_ns > 1000000000)
-		passed_ns = 1000000000; /* no more than a second's worth is saved up */
-	s->tokens += (int64_t)(passed_ns * rate / 1000000000);
-	if (s->tokens > (int64_t)rate)
-		s->tokens = (int64_t)rate;
-	s->refilled_ns = s->service->now_ns;
+	gmm__bucket_fill(&s->bucket, config->pages_per_second, s->service->now_ns);
+	gmm__bucket_fill(&s->user->bucket, config->user_pages_per_second, s->service->now_ns);
+	uint64_t own_ns = gmm__bucket_wait_ns(&s->bucket, config->pages_per_second);
+	uint64_t user_ns = gmm__bucket_wait_ns(&s->user->bucket, config->user_pages_per_second);
+	return own_ns > user_ns ? own_ns : user_ns;
 }
 
-/* Who is over the bound is not read for as long as it takes to be below it again. */
 static bool rest_if_over(struct gmm__session *s)
 {
-	if (s->tokens >= 0 || s->socket < 0 || s->output)
+	uint64_t ns = rest_ns(s);
+
+	if (ns == 0 || s->socket < 0 || s->output)
 		return true;
 	s->waits = true;
-	s->resume_ns = s->service->now_ns + (uint64_t)-s->tokens * 1000000000 / s->service->config.pages_per_second + 1;
+	s->resume_ns = s->service->now_ns + ns;
 	return watch(s, EPOLL_CTL_MOD, 0) == 0;
 }
 
 void gmm__session_charge(struct gmm__session *s, uint32_t pages)
 {
-	s->tokens -= pages;
+	s->bucket.pages -= pages;
+	s->user->bucket.pages -= pages;
+	s->charged_pages += pages;
 }
 
 bool gmm__session_receive(struct gmm__session *s)
@@ -539,7 +562,8 @@ bool gmm__session_receive(struct gmm__session *s)
 		if (watch(s, EPOLL_CTL_MOD, EPOLLIN) != 0)
 			return false;
 	}
-	refill(s);
+	if (rest_ns(s) > 0) /* others of its user have used up what it waited for */
+		return rest_if_over(s);
 	ssize_t n = gmm__wire_receive(s->socket, service->packet, sizeof service->packet, &fd);
 	if (n == -EAGAIN)
 		return true;

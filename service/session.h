@@ -10,6 +10,7 @@
 #define SERVICE_SESSION_H
 
 #include "service/service.h"
+#include "service/user.h"
 
 enum { GMM__LOOK_QUEUE = 4096 };
 
@@ -35,8 +36,9 @@ struct gmm__session {
 	bool forked;                  /* a child of it may map pool pages */
 	bool waits;                   /* over its bound: not read until resume_ns */
 	uint64_t resume_ns;
-	int64_t tokens;               /* pages it may have looked at now */
-	uint64_t refilled_ns;
+	struct gmm__user *user;       /* whose client it is */
+	struct gmm__bucket bucket;
+	uint64_t charged_pages;       /* since it came */
 	uint64_t connected_ns;
 	struct gmm_vm *vm[GMM__WIRE_VMS];
 	struct gmm__slot *slot[GMM__WIRE_SLOTS];
@@ -77,7 +79,7 @@ bool gmm__session_is_in(const struct gmm__session *s, const struct gmm__domain *
 /* Tells the client to offer a page again. */
 void gmm__session_add_look(struct gmm__session *s, uint32_t slot, uint32_t page);
 
-/* Takes pages out of its bound; see gmm__config.pages_per_second. */
+/* Takes pages out of its bound and its user's; see gmm__config.pages_per_second. */
 void gmm__session_charge(struct gmm__session *s, uint32_t pages);
 
 /* Sends a reply to a request: header, and two more parts that may be empty. 0 or a negative errno. */

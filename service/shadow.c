@@ -11,7 +11,7 @@
 #include "wire/wire.h"
 
 /* What a page costs, in pages offered; and how often a client may lose its connection between OFFER and COMMIT. */
-enum { PROMOTE_CHARGE = 16, COMMIT_CHARGE_PART = 4, KEPT_MAX = 16 };
+enum { PROMOTE_CHARGE = 16, REGION_CHARGE_PART = 8, COMMIT_CHARGE_PART = 4, KEPT_MAX = 16 };
 
 static struct gmm__pool *pool_of(const struct gmm__slot *slot)
 {
@@ -380,7 +380,7 @@ int gmm__shadow_offer(struct gmm__session *s, const void *packet, size_t size)
 		rc = take_findings(service, (const void *)(r + 1), r->n, &region, a.asked);
 	if (rc != 0)
 		return rc;
-	gmm__session_charge(s, region.count);
+	gmm__session_charge(s, r->n + region.count / REGION_CHARGE_PART);
 	s->offered_pages += r->n;
 	service->offered_pages += r->n;
 	begin_pending(s, &region);
@@ -581,7 +581,7 @@ int gmm__shadow_reshare(struct gmm__session *s, const void *packet, size_t size)
 			rc = -EPROTO;
 	if (rc != 0)
 		return rc;
-	gmm__session_charge(s, region.count);
+	gmm__session_charge(s, r->n + region.count / REGION_CHARGE_PART);
 	if (!is_pending(&s->pending, &region))
 		begin_pending(s, &region);
 	for (uint32_t i = 0; i < region.count; i++) {

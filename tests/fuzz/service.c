@@ -155,7 +155,7 @@ static void open_world(void)
 	FILE *file = fopen(world.config, "w");
 	fuzz_check(file);
 	fputs("[domain test]\nuser = root\n[domain other]\nuser = root\nask = yes\n"
-	      "[limits]\npages_per_second = 1000000000\ndomain_ram_pages = 65536\n", file);
+	      "[limits]\npages_per_second = 1000000000\npages_per_second_per_user = 1000000000\ndomain_ram_pages = 65536\n", file);
 	fclose(file);
 	fuzz_check(gmm__service_open(&options, &world.service) == GMM_OK);
 	for (size_t i = 0; i < sizeof world.bytes / 8; i++)

@@ -21,6 +21,14 @@ gmm status >"$work/text" || fail "status: exit status $?"
 grep -q '^test ' "$work/text" || fail "status names no domain: $(cat "$work/text")"
 grep -q "^${guest_pid[a]} " "$work/text" || fail "status names no process"
 gmm dump "${guest_pid[a]}" | jq -e '[.slots[0].runs[][1]] | add == 1000' >/dev/null || fail "dump"
+# More than one answer holds: every other page is of another kind.
+start_guest many 20000
+tell many stripes
+eventually '[.clients[].vms[] | select(.pages == 20000) | .states.zero] == [10000]'
+gmm dump "${guest_pid[many]}" | jq -e '(.slots | length == 1) and (.slots[0].runs | length >= 20000) and
+	([.slots[0].runs[][1]] | add == 20000)' >/dev/null || fail "a long dump"
+end_guest many
+eventually '.clients | length == 2'
 gmm dump 1 >/dev/null 2>"$work/err" && fail "dump of a process that is no client"
 grep -q "no such client" "$work/err" || fail "dump says: $(cat "$work/err")"
 

@@ -9,6 +9,7 @@
  *   until N MS    waits until at least N pages are shared
  *   shared        says how many pages are shared
  *   write N       changes the first N pages
+ *   stripes       every other page is of zeros
  *   check         all bytes are right
  *   fork          makes a child that keeps the memory, says its number
  *   child         the child checks all bytes as they were at the fork; without its parent it does so for ever, and says
@@ -146,6 +147,13 @@ static bool obey(struct guest *g, const char *verb, uint64_t a, uint64_t b)
 		g->written = a;
 		for (uint64_t i = 0; i < a; i++)
 			g->ram[i * WORDS] = ~i;
+		return true;
+	}
+	if (strcmp(verb, "stripes") == 0) {
+		for (uint64_t i = 0; i < g->pages; i += 2)
+			memset(g->ram + i * WORDS, 0, GMM_PAGE_SIZE);
+		for (uint64_t i = 1; i < g->pages; i += 2)
+			g->ram[i * WORDS] = i;
 		return true;
 	}
 	if (strcmp(verb, "check") == 0)

@@ -67,6 +67,15 @@ as $b ls "$runtime/pool" >/dev/null 2>&1 && fail "b lists the pool"
 as $b ls "$runtime/pool-ro" >/dev/null 2>&1 && fail "b lists the pool's other mount"
 as $b ls -l "/proc/$service/fd/" 2>/dev/null | grep -q pool && fail "b sees the service's descriptors"
 as $b ls -l "/proc/${guest_pid[a1]}/fd/" 2>/dev/null | grep -q pool && fail "b sees a's descriptors"
+for pid in "$service" "${guest_pid[a1]}"; do
+	[ -n "$(ls "/proc/$pid/map_files" | head -1)" ] || fail "process $pid maps nothing"
+	as $b ls "/proc/$pid/map_files" >/dev/null 2>&1 && fail "b lists what $pid has mapped"
+	for file in maps smaps_rollup mem pagemap; do
+		as $b head -c 1 "/proc/$pid/$file" >/dev/null 2>&1 && fail "b reads $file of $pid"
+	done
+done
+# The device and inode of a's pool files are of no use either: nothing leads to them.
+as $b find "$runtime" -type f 2>/dev/null | grep -q . && fail "b finds files: $(as $b find "$runtime" -type f 2>/dev/null)"
 
 # scrape: sends the request on standard output, reads the answer.
 request='GET /metrics HTTP/1.0\r\n\r\n'

@@ -285,21 +285,28 @@ START_TEST(descriptors_are_of_no_use_for_writing)
 }
 END_TEST
 
+static struct gmm__session *session_of(const struct client *client)
+{
+	struct gmm__session *s = served.service->sessions;
+
+	while (s->client != client->number)
+		s = s->next;
+	return s;
+}
+
 START_TEST(limits_hold)
 {
 	struct client c = { 0 };
 	struct gmm__wire_slot_add add = { .vm = 0, .slot = 7, .gfn = 1 << 20, .pages = 100000 };
 	int status = 0;
 
-	setup("[limits]\nclients_per_user = 3\nclients = 3\ndomain_ram_pages = 10000\nvms = 2\npages_per_second = 1000\n");
+	setup("[limits]\nclients_per_user = 3\nclients = 3\ndomain_ram_pages = 10000\nvms = 2\npages_per_second = 100000\n");
 	ck_assert(client_ask(&a, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
 	ck_assert_int_eq(status, GMM_ERR_LIMIT);
 	ck_assert_int_eq(client_add_vm(&b, 1, ""), GMM_ERR_LIMIT);
 	/* Over its bound it is not read until it has rested. */
-	struct gmm__session *s = served.service->sessions;
-	while (s->client != a.number)
-		s = s->next;
-	gmm__session_charge(s, 5000);
+	struct gmm__session *s = session_of(&a);
+	gmm__session_charge(s, 500000);
 	struct gmm__wire_remove remove = { .header = { GMM__WIRE_SLOT_REMOVE, sizeof remove, 77, 0 }, .number = 0 };
 	client_send_raw(&a, &remove, sizeof remove);
 	world_turn(); /* this one is answered, the next one waits */
@@ -307,6 +314,48 @@ START_TEST(limits_hold)
 	client_close(&a);
 	ck_assert_uint_eq(sessions(), 1);
 	client_hello(&c);
+	teardown();
+}
+END_TEST
+
+/* Many clients of a user have no more than he may have, and who connects anew is not better off. */
+START_TEST(limits_of_a_user_hold)
+{
+	struct gmm__wire_slot_add add = { .vm = 0, .slot = 7, .gfn = 1 << 20, .pages = 2000 };
+	struct gmm__wire_poll poll = { .header = { GMM__WIRE_POLL, sizeof poll, 77, 0 } };
+	struct gmm__wire_remove remove = { .number = 0 };
+	struct client c = { 0 };
+	int status = 0;
+
+	setup("[limits]\nvms_per_user = 3\nram_pages_per_user = 10000\npages_per_second_per_user = 100000\n");
+	ck_assert_int_eq(client_add_vm(&a, 1, ""), GMM_OK);
+	ck_assert_int_eq(client_add_vm(&b, 1, ""), GMM_ERR_LIMIT);
+	ck_assert(client_ask(&b, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
+	ck_assert_int_eq(status, GMM_ERR_LIMIT);
+	ck_assert(client_ask(&a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
+	ck_assert(client_ask(&b, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
+	ck_assert_int_eq(status, GMM_OK);
+	ck_assert_int_eq(client_add_vm(&b, 1, ""), GMM_OK);
+	ck_assert_uint_eq(session_of(&a)->user->vms, 3);
+	ck_assert_uint_eq(session_of(&a)->user->ram_pages, 4096 + 2000);
+	gmm__session_charge(session_of(&a), 10000000);
+	client_send_raw(&b, &poll, sizeof poll);
+	client_connect(&c);
+	struct gmm__wire_hello hello = { .header = { GMM__WIRE_HELLO, sizeof hello, 1, 0 } };
+	client_send_raw(&c, &hello, sizeof hello);
+	world_turn();
+	ck_assert(session_of(&b)->waits);
+	ck_assert(served.service->sessions->waits);
+	uint64_t messages = served.service->messages;
+	world_turn();
+	ck_assert_uint_eq(served.service->messages, messages);
+	client_close(&c);
+	client_close(&a);
+	client_close(&b);
+	ck_assert_uint_eq(sessions(), 0);
+	gmm__service_tick(served.service);
+	ck_assert_ptr_nonnull(served.service->users); /* he still owes */
+	ck_assert_uint_eq(served.service->users->vms + served.service->users->ram_pages, 0);
 	teardown();
 }
 END_TEST
@@ -409,7 +458,7 @@ int main(void)
 	const TTest *const tests[] = {
 		wrong_regions_end_the_connection, random_bytes_do_no_harm, a_zombie_keeps_what_its_child_maps, a_client_comes_back,
 		who_broke_a_rule_does_not_come_back, pages_wait_while_a_fork_lives, descriptors_are_of_no_use_for_writing,
-		limits_hold, a_restart_finds_all_again, many_clients,
+		limits_hold, limits_of_a_user_hold, a_restart_finds_all_again, many_clients,
 	};
 
 	return service_world_main("service_hostile", tests, sizeof tests / sizeof *tests);

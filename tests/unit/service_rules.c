@@ -81,7 +81,8 @@ START_TEST(values_are_read)
 {
 	ck_assert_int_eq(read_text("[service]\nsocket = /run/x\nsocket_mode = 660\nuserfaultfd = no\nmetrics_ksm = yes\nmetrics_domains = yes\n"
 				   "[limits]\nclients = 3\nclients_per_user = 2\nvms = 9\ndomain_ram_pages = 100\n"
-				   "domain_pool_pages = 50\npages_per_second = 1000\n[agents]\ncpu_percent = 7\n"), 0);
+				   "domain_pool_pages = 50\npages_per_second = 1000\n"
+				   "vms_per_user = 8\nram_pages_per_user = 70\npages_per_second_per_user = 2000\n[agents]\ncpu_percent = 7\n"), 0);
 	ck_assert_str_eq(config.socket, "/run/x");
 	ck_assert_uint_eq(config.socket_mode, 0660);
 	ck_assert(!config.userfaultfd);
@@ -93,6 +94,9 @@ START_TEST(values_are_read)
 	ck_assert_uint_eq(config.max_ram_pages, 100);
 	ck_assert_uint_eq(config.max_pool_pages, 50);
 	ck_assert_uint_eq(config.pages_per_second, 1000);
+	ck_assert_uint_eq(config.max_vms_of_user, 8);
+	ck_assert_uint_eq(config.max_ram_pages_of_user, 70);
+	ck_assert_uint_eq(config.user_pages_per_second, 2000);
 	ck_assert_uint_eq(config.cpu_percent, 7);
 }
 END_TEST
