@@ -126,7 +126,7 @@ static int make_room(struct gmm__candidates *candidates, uint64_t most)
 
 int gmm__candidates_reserve(struct gmm__candidates *candidates, uint64_t pages)
 {
-	uint64_t buckets = pages / 2 / GMM__BUCKET + 1;
+	uint64_t buckets = pages * 5 / 8 / GMM__BUCKET + 1;
 	int rc = make_room(candidates, pages * 3 / 2 / GMM__BUCKET + 1);
 
 	if (rc == 0 && buckets > candidates->buckets)

@@ -1,6 +1,6 @@
 /* Candidate index: fingerprint → a private page that had it when last digested.
  *
- * The one big table: 8 bytes an entry, and entries for half of the domain's pages to begin with, since zero pages have
+ * The one big table: 8 bytes an entry, and entries for five eighths of the domain's pages to begin with, since zero pages have
  * none and equal pages have one for all; it grows by a quarter, in place, when a neighbourhood is full. An entry is a hint
  * that may be stale at any time; whoever uses it checks that the page still has this fingerprint and compares bytes.
  * Buckets of 8 entries fill one cache line. Stale entries stay until their place is wanted; a table that cannot grow
