@@ -309,6 +309,7 @@ int gmm_vm_clone(struct gmm_vm *source, const char *name, struct gmm_vm **ret_vm
 	options.name = name;
 	options.domain = source->domain->name;
 	options.priority = source->priority;
+	options.numa_node = source->domain->node;
 	int status = gmm_vm_create(gmm, &options, &vm);
 	if (status != GMM_OK)
 		return status;

@@ -166,7 +166,7 @@ int gmm_instance_open(const struct gmm_options *options, struct gmm **ret_gmm)
 	gmm_options_init(&defaults);
 	if (!ret_gmm || (options && (options->struct_size != sizeof *options || options->wait_bound_us < 20 ||
 				     options->wait_bound_us > 100000 || options->agent_threads > GMM_AGENT_THREADS_MAX ||
-				     (unsigned)options->huge_pages > GMM_HUGE_NEVER ||
+				     (unsigned)options->huge_pages > GMM_HUGE_NEVER || (options->socket && options->pool_per_node) ||
 				     (unsigned)options->repair > GMM_REPAIR_ASK ||
 				     (options->repair == GMM_REPAIR_ASK && !options->may_repair))))
 		return GMM_ERR_INVALID_PARAMETER;
@@ -198,16 +198,16 @@ int gmm_instance_close(struct gmm *gmm)
 
 /* ---- domains --------------------------------------------------------------------------------------------------------- */
 
-static struct gmm__domain *find_domain(struct gmm *gmm, const char *name)
+static struct gmm__domain *find_domain(struct gmm *gmm, const char *name, int node)
 {
 	struct gmm__domain *domain = gmm->domains;
 
-	while (domain && strcmp(domain->name, name) != 0)
+	while (domain && (domain->node != node || strcmp(domain->name, name) != 0))
 		domain = domain->next;
 	return domain;
 }
 
-static struct gmm__domain *new_domain(struct gmm *gmm, const char *name)
+static struct gmm__domain *new_domain(struct gmm *gmm, const char *name, int node)
 {
 	struct gmm__domain *domain = gmm__mem_alloc(&gmm->mem, sizeof *domain);
 
@@ -220,6 +220,7 @@ static struct gmm__domain *new_domain(struct gmm *gmm, const char *name)
 		gmm__pool_init(&domain->pool, &gmm->mem, &gmm->chunks, NULL, NULL);
 	if (!gmm->remote)
 		domain->pool.committed = &gmm->admission.committed;
+	domain->pool.node = domain->node = node;
 	domain->catalog = gmm__catalog_new(gmm, domain);
 	if (domain->catalog)
 		return domain;
@@ -260,7 +261,7 @@ static struct gmm__domain *drop_domain(struct gmm *gmm, struct gmm__domain *doma
 struct gmm__domain *gmm__domain_get(struct gmm *gmm, const char *name)
 {
 	gmm__lock_take(&gmm->lock);
-	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
+	struct gmm__domain *found = find_domain(gmm, name, -1), *domain = found ? found : new_domain(gmm, name, -1);
 	if (domain)
 		hold_domain(gmm, domain);
 	gmm__lock_give(&gmm->lock);
@@ -341,10 +342,24 @@ static void free_vm(struct gmm_vm *vm)
 	gmm__mem_free(&vm->gmm->mem, vm, sizeof *vm);
 }
 
+/* Of the pool that a VM uses: -1: the domain's only one. */
+static int pool_node(const struct gmm *gmm, const struct gmm_vm_options *options)
+{
+	uint32_t nodes = gmm->source.arena.nodes;
+	int node = options->numa_node;
+
+	if (!gmm->options.pool_per_node)
+		return -1;
+	if (node < 0)
+		node = gmm__sys_of(gmm)->numa_node_here();
+	return (uint32_t)node < nodes ? node : 0;
+}
+
 static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, struct gmm_vm **ret_vm)
 {
 	const char *name = options->domain ? options->domain : "default";
 	struct gmm_vm *vm = gmm__mem_alloc(&gmm->mem, sizeof *vm);
+	int node = pool_node(gmm, options);
 
 	if (!vm)
 		return GMM_ERR_NO_MEMORY;
@@ -352,9 +367,10 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 	vm->priority = options->priority;
 	vm->max_mappings = options->max_mappings ? options->max_mappings : UINT64_MAX;
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
-	bool made = vm->slots && (options->kind == GMM_VM_MAPPED || gmm__paged_open(vm, options->numa_node) == GMM_OK);
+	bool made = vm->slots && (options->kind == GMM_VM_MAPPED ||
+						 gmm__paged_open(vm, node < 0 ? options->numa_node : node) == GMM_OK);
 	gmm__lock_take(&gmm->lock);
-	struct gmm__domain *found = find_domain(gmm, name), *domain = found ? found : new_domain(gmm, name);
+	struct gmm__domain *found = find_domain(gmm, name, node), *domain = found ? found : new_domain(gmm, name, node);
 	bool room = gmm->n_vms < VM_MAX;
 	if (made && domain && room && (!vm->paged || gmm__paged_join_domain(vm, domain))) {
 		vm->number = ++gmm->next_vm_number;
@@ -385,7 +401,8 @@ int gmm_vm_create(struct gmm *gmm, const struct gmm_vm_options *options, struct 
 		return GMM_ERR_INVALID_PARAMETER;
 	if (!gmm__fork_is_home(gmm))
 		return GMM_ERR_WRONG_PROCESS;
-	if (options && options->kind == GMM_VM_PAGED && options->numa_node >= (int)gmm->source.arena.nodes)
+	if (options && (options->kind == GMM_VM_PAGED || gmm->options.pool_per_node) &&
+	    options->numa_node >= (int)gmm->source.arena.nodes)
 		return GMM_ERR_INVALID_PARAMETER;
 	return create_vm(gmm, options ? options : &defaults, ret_vm);
 }

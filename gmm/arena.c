@@ -1,7 +1,6 @@
 /* Blocks of memory and the places in them. */
 #include "gmm/arena.h"
 
-#include <numaif.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -28,18 +27,15 @@ void gmm__arena_destroy(struct gmm__arena *arena)
 	gmm__lock_destroy(&arena->lock);
 }
 
-/* Advice and policy only make memory better; a refusal costs nothing but that. */
+/* Advice only makes memory better; a refusal costs nothing but that. */
 static void advise(struct gmm__arena *arena, uint8_t *start, uint32_t node, enum gmm__place_kind kind)
 {
 	const struct gmm__sys *sys = arena->mem->sys;
-	unsigned long mask[GMM__NODES_MAX / (8 * sizeof(unsigned long))] = { 0 };
 
 	sys->advise(start, BLOCK_BYTES, kind == GMM__PLACE_LARGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	sys->advise(start, BLOCK_BYTES, MADV_DONTFORK);
-	if (arena->nodes == 1)
-		return;
-	mask[node / (8 * sizeof *mask)] |= 1ul << node % (8 * sizeof *mask);
-	sys->policy_set(start, BLOCK_BYTES, MPOL_PREFERRED, mask, GMM__NODES_MAX + 1);
+	if (arena->nodes > 1)
+		gmm__mem_prefer_node(arena->mem, start, BLOCK_BYTES, node);
 }
 
 static struct gmm__block *new_block(struct gmm__arena *arena, uint32_t node, enum gmm__place_kind kind)

@@ -17,7 +17,7 @@
 #include "gmm/lock.h"
 #include "gmm/mem.h"
 
-enum { GMM__NODES_MAX = 64, GMM__BLOCK_CHUNKS = 512 };
+enum { GMM__BLOCK_CHUNKS = 512 };
 
 enum gmm__place_kind { GMM__PLACE_SMALL, GMM__PLACE_LARGE, GMM__PLACE_KINDS };
 

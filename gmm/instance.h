@@ -36,6 +36,7 @@ struct gmm__domain {
 	struct gmm__domain *next;
 	uint32_t vms;                 /* guarded by gmm.lock; the domain ends with its last VM */
 	char name[GMM_NAME_MAX + 1];
+	int node;                     /* NUMA node of all its VMs and its pool; -1: any. Domains of one name share nothing */
 	struct gmm__pool pool;
 	struct gmm__catalog *catalog; /* dedup/catalog.h */
 	_Atomic uint64_t pages;       /* RAM of its VMs */

@@ -1,6 +1,7 @@
 /* Counted memory for the library's own tables. */
 #include "gmm/mem.h"
 
+#include <numaif.h>
 #include <sys/mman.h>
 
 void gmm__mem_count(struct gmm__mem *mem, ptrdiff_t size)
@@ -52,4 +53,12 @@ void gmm__mem_free(struct gmm__mem *mem, void *p, size_t size)
 		mem->sys->free(p);
 	else
 		mem->sys->unmap(p, size);
+}
+
+void gmm__mem_prefer_node(const struct gmm__mem *mem, void *start, size_t size, uint32_t node)
+{
+	const unsigned long mask[] = { 1ul << node };
+
+	_Static_assert(GMM__NODES_MAX == 8 * sizeof mask, "a bit for each node");
+	mem->sys->policy_set(start, size, MPOL_PREFERRED, mask, GMM__NODES_MAX + 1);
 }

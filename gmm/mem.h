@@ -27,4 +27,9 @@ void *gmm__mem_reserve(struct gmm__mem *mem, size_t size);
 void gmm__mem_unreserve(struct gmm__mem *mem, void *p, size_t size);
 void gmm__mem_count(struct gmm__mem *mem, ptrdiff_t size);
 
+/* Pages of this mapping are to come from a NUMA node, if it has any left; for a shared mapping of a file those of the file. A
+ * refusal costs nothing but that. */
+enum { GMM__NODES_MAX = 64 };
+void gmm__mem_prefer_node(const struct gmm__mem *mem, void *start, size_t size, uint32_t node);
+
 #endif

@@ -13,7 +13,8 @@ enum { FILES_MAX = 256, CHUNKS_STEP = 256, SEARCH_CHUNKS = 64 };
 void gmm__pool_init(struct gmm__pool *pool, struct gmm__mem *mem, struct gmm__chunk_table *table,
 		    gmm__pool_gone_fn *gone, void *gone_arg)
 {
-	*pool = (struct gmm__pool){ .mem = mem, .table = table, .gone = gone, .gone_arg = gone_arg };
+	*pool = (struct gmm__pool){ .mem = mem, .table = table, .gone = gone, .gone_arg = gone_arg,
+				    .node = -1 };
 	gmm__lock_init(&pool->lock, GMM__RANK_POOL);
 }
 
@@ -60,6 +61,8 @@ static int map_file(struct gmm__pool *pool, uint32_t number, int fd)
 	}
 	sys->advise((void *)bytes, FILE_BYTES, MADV_DONTFORK);
 	sys->advise((void *)bytes, FILE_BYTES, MADV_DONTDUMP);
+	if (pool->node >= 0)
+		gmm__mem_prefer_node(pool->mem, (void *)bytes, FILE_BYTES, (uint32_t)pool->node);
 	pool->files[number] = (struct gmm__pool_file){ .fd = fd, .bytes = (const uint8_t *)bytes };
 	if (number >= pool->n_files)
 		pool->n_files = number + 1;

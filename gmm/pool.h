@@ -105,6 +105,7 @@ struct gmm__pool {
 	uint64_t deferred_pages;
 	_Atomic bool defer;         /* a fork of this process may map pages */
 	uint16_t generation;        /* of slots in new chunks: no id and generation comes twice */
+	int node;                   /* NUMA node that its memory is to be on; -1: that of whoever fills it. Set before its first page */
 	bool mirror;                /* another process owns records and files: the functions named mirror */
 };
 

@@ -171,6 +171,9 @@ struct gmm_options {
 	                               * whatever call, does not meet them, and a forked child does not get them. Calls that need
 	                               * one wait for one more thread to make it, about 10 us. Default false: the program closes no
 	                               * descriptor that it does not know, or guests may lose memory */
+	bool pool_per_node;           /* Each trust domain has a pool of shared pages on each NUMA node, for the VMs of that node:
+	                               * no guest reads over the interconnect what is shared, and equal pages of VMs on different
+	                               * nodes stay apart. Not with a socket (_INVALID_PARAMETER). Default false */
 };
 
 /* Fills in the defaults. */
@@ -201,8 +204,9 @@ struct gmm_vm_options {
 	const char *domain;           /* trust domain: pages are shared inside it, never across; copied; NULL: "default" */
 	enum gmm_priority priority;   /* scanned sooner when higher. Default normal */
 	enum gmm_vm_kind kind;        /* Default mapped */
-	int numa_node;                /* that the memory of a paged VM is to be on; -1: the node of the thread that creates it.
-	                               * Mapped RAM keeps the policy that it has. Default -1 */
+	int numa_node;                /* that the memory of a paged VM is to be on, and with gmm_options.pool_per_node the node
+	                               * whose VMs any VM shares with; -1: that of the thread that creates it. Mapped RAM keeps the
+	                               * policy that it has. Default -1 */
 	uint64_t max_mappings;        /* VMAs that sharing may add for this VM, the longest runs first; 0: no limit but that of
 	                               * the instance */
 };
