@@ -1,5 +1,6 @@
 /* The pool: shared chunks, references and covers. gmm/pool.h says how a slot lives. */
 #include "gmm/pool.h"
+#include "gmm/pool_lists.h"
 
 #include <errno.h>
 #include <string.h>
@@ -146,7 +147,6 @@ static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *re
 	chunk->pool = pool;
 	chunk->file = place / GMM__FILE_CHUNKS;
 	chunk->file_chunk = place % GMM__FILE_CHUNKS;
-	chunk->free = GMM__CHUNK_PAGES;
 	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
 		chunk->record[i].generation = pool->generation & 0x3fff;
 	if (!name_chunk(pool, chunk, place, wanted)) {
@@ -159,7 +159,7 @@ static bool add_chunk(struct gmm__pool *pool, gmm__chunk_id wanted, uint32_t *re
 	}
 	pool->chunks[place] = chunk;
 	pool->live_chunks++;
-	pool->free_pages += GMM__CHUNK_PAGES;
+	gmm__pool_set_free(pool, chunk, GMM__CHUNK_PAGES);
 	*ret_place = place;
 	return true;
 }
@@ -182,9 +182,8 @@ bool gmm__pool_restore_chunk(struct gmm__pool *pool, gmm__chunk_id id)
 		struct gmm__chunk *chunk = pool->chunks[place];
 		for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++)
 			chunk->record[i] = (struct gmm__record){ .references = 1, .state = GMM__SLOT_SHARED };
-		chunk->free = 0;
+		gmm__pool_set_free(pool, chunk, 0);
 		chunk->used = GMM__CHUNK_PAGES;
-		pool->free_pages -= GMM__CHUNK_PAGES;
 		count_used(pool, GMM__CHUNK_PAGES);
 		pool->references += GMM__CHUNK_PAGES;
 	}
@@ -255,32 +254,55 @@ static bool is_others(const struct gmm__pool *pool, const struct gmm__pool_curso
 	return false;
 }
 
-/* Where the next reservation starts, as an index into chunks and a page; returns how many slots are free there.
- * The lowest gap of `want` slots among the first SEARCH_CHUNKS chunks with free slots wins, so that a large and
- * fragmented pool does not make every search long; without one, a chunk is added; without memory, any free slot. */
+static uint32_t place_of(const struct gmm__chunk *chunk)
+{
+	return chunk->file * GMM__FILE_CHUNKS + chunk->file_chunk;
+}
+
+/* The longest gap of up to `want` slots. */
+static uint32_t gap_in(const struct gmm__chunk *chunk, uint32_t want, uint32_t *ret_page)
+{
+	uint32_t best = 0;
+
+	for (uint32_t page = 0; page < GMM__CHUNK_PAGES && best < want; page++) {
+		uint32_t n = free_span(chunk, page, want);
+		if (n > best)
+			best = n, *ret_page = page;
+		page += n;
+	}
+	return best;
+}
+
+/* Looks through the first SEARCH_CHUNKS chunks that may have room, fullest first, so that a large and fragmented pool does not
+ * make every search long. */
+static uint32_t search_chunks(const struct gmm__pool *pool, const struct gmm__pool_cursor *own, uint32_t want,
+			      uint32_t room, uint32_t *ret_chunk, uint32_t *ret_page)
+{
+	uint32_t best = 0, searched = 0, page = 0;
+
+	for (const struct gmm__chunk *chunk = gmm__pool_first_with(pool, room);
+	     chunk && best < want && searched < SEARCH_CHUNKS; chunk = gmm__pool_next_with(pool, chunk)) {
+		if (chunk->draining || chunk->free <= best || is_others(pool, own, place_of(chunk)))
+			continue;
+		searched++;
+		uint32_t n = gap_in(chunk, want, &page);
+		if (n > best)
+			best = n, *ret_chunk = place_of(chunk), *ret_page = page;
+	}
+	return best;
+}
+
+/* Where the next reservation starts, as an index into chunks and a page; returns how many slots are free there. Without a gap
+ * of `want` slots a chunk is added; without memory, any free slot will do. */
 static uint32_t search_span(struct gmm__pool *pool, const struct gmm__pool_cursor *own, uint32_t want,
 			    uint32_t *ret_chunk, uint32_t *ret_page)
 {
-	uint32_t best = 0, searched = 0;
+	uint32_t n = search_chunks(pool, own, want, want, ret_chunk, ret_page);
 
-	for (uint32_t c = 0; pool->free_pages && c < pool->n_chunks && searched < SEARCH_CHUNKS; c++) {
-		struct gmm__chunk *chunk = pool->chunks[c];
-		if (!chunk || !chunk->free || chunk->draining || is_others(pool, own, c))
-			continue;
-		searched++;
-		if (best && chunk->free <= best)
-			continue;
-		for (uint32_t page = 0; page < GMM__CHUNK_PAGES; page++) {
-			uint32_t n = free_span(chunk, page, want);
-			if (n > best)
-				best = n, *ret_chunk = c, *ret_page = page;
-			if (best == want)
-				return best;
-			page += n;
-		}
-	}
+	if (n == want)
+		return n;
 	if (!add_chunk(pool, GMM__NIL, ret_chunk))
-		return best;
+		return search_chunks(pool, own, want, 1, ret_chunk, ret_page);
 	*ret_page = 0;
 	return want;
 }
@@ -315,9 +337,8 @@ static gmm__page_id take_slots(struct gmm__pool *pool, struct gmm__chunk *chunk,
 		*r = (struct gmm__record){ .references = 1, .state = GMM__SLOT_SHARED,
 					   .generation = (r->generation + 1) & 0x3fff };
 	}
-	chunk->free -= n;
+	gmm__pool_set_free(pool, chunk, chunk->free - n);
 	chunk->used += n;
-	pool->free_pages -= n;
 	count_used(pool, (int64_t)n);
 	pool->references += n;
 	return gmm__page_make(chunk->id, page);
@@ -349,28 +370,6 @@ uint32_t gmm__pool_reserve_at(struct gmm__pool *pool, uint32_t cursor, uint32_t 
 	return n;
 }
 
-/* The lowest gap of `count` slots that is not where the cursor's pages go on. */
-static bool find_gap(const struct gmm__pool *pool, uint32_t count, uint32_t *ret_chunk, uint32_t *ret_page)
-{
-	uint32_t searched = 0;
-
-	for (uint32_t c = 0; c < pool->n_chunks && searched < SEARCH_CHUNKS; c++) {
-		const struct gmm__chunk *chunk = pool->chunks[c];
-		if (!chunk || chunk->free < count || chunk->draining)
-			continue;
-		searched++;
-		for (uint32_t page = 0; page < GMM__CHUNK_PAGES; page++) {
-			uint32_t n = free_span(chunk, page, count);
-			*ret_chunk = c;
-			*ret_page = page;
-			if (n == count)
-				return true;
-			page += n;
-		}
-	}
-	return false;
-}
-
 bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gmm__page_id *ret_first)
 {
 	uint32_t c = 0, page = 0;
@@ -378,7 +377,7 @@ bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gm
 	if (pool->mirror)
 		return false;
 	gmm__lock_take(&pool->lock);
-	bool found = find_gap(pool, count, &c, &page);
+	bool found = search_chunks(pool, NULL, count, count, &c, &page) == count;
 	if (!found && grow && add_chunk(pool, GMM__NIL, &c)) {
 		found = true;
 		page = 0;
@@ -513,8 +512,7 @@ static void set_free_if_uncovered(struct gmm__pool *pool, struct gmm__chunk *chu
 	if (r->broken > 0 || is_deferred(chunk, page))
 		return;
 	r->state = GMM__SLOT_FREE;
-	chunk->free++;
-	pool->free_pages++;
+	gmm__pool_set_free(pool, chunk, chunk->free + 1);
 }
 
 /* Returns true when the page has to be punched now. */
@@ -674,8 +672,7 @@ static void take_free(struct gmm__pool *pool, struct gmm__chunk *chunk, uint64_t
 		if (chunk->record[i].state != GMM__SLOT_FREE)
 			continue;
 		chunk->record[i].state = GMM__SLOT_PUNCHING;
-		chunk->free--;
-		pool->free_pages--;
+		gmm__pool_set_free(pool, chunk, chunk->free - 1);
 		ret_bits[i / 64] |= 1ull << i % 64;
 	}
 	gmm__lock_give(&pool->lock);
@@ -738,6 +735,8 @@ const char *gmm__pool_validate(struct gmm__pool *pool)
 	}
 	if (free_pages != pool->free_pages || used != pool->used_pages || references != pool->references)
 		broken = "INV-4: the pool's sums are wrong";
+	if (!broken)
+		broken = gmm__pool_lists_validate(pool);
 	gmm__lock_give(&pool->lock);
 	return broken;
 }

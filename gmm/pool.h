@@ -47,6 +47,7 @@ struct gmm__chunk {
 	bool draining;        /* its pages are to leave: nothing is given out of it */
 	uint8_t passed_over;  /* so many times it is not chosen to be drained, since nothing left it the last time */
 	uint32_t drained;     /* pages in use when it was chosen */
+	struct gmm__chunk *next_free, *previous_free; /* in its list: gmm/pool_lists.h */
 	uint64_t deferred[GMM__CHUNK_PAGES / 64]; /* pages to be punched when no fork can map them any more */
 	struct gmm__record record[GMM__CHUNK_PAGES];
 };
@@ -74,7 +75,7 @@ struct gmm__pool_store {
 
 /* Where a reservation ended: an index into chunks, and a page; 0, 0 at first. Threads that reserve at once have one each,
  * so that what each promotes stays in order. */
-enum { GMM__POOL_CURSORS = 8 };
+enum { GMM__POOL_CURSORS = 8, GMM__POOL_LISTS = GMM__CHUNK_PAGES / 16 + 1 };
 
 struct gmm__pool_cursor {
 	uint32_t chunk;
@@ -97,6 +98,8 @@ struct gmm__pool {
 	struct gmm__pool_file *files;
 	uint32_t n_files;
 	struct gmm__pool_cursor cursor[GMM__POOL_CURSORS];
+	struct gmm__chunk *list[GMM__POOL_LISTS]; /* chunks with free pages, by their number */
+	uint64_t not_empty;         /* a bit for each list */
 	uint64_t free_pages;        /* sum of chunk free */
 	uint64_t used_pages;        /* records in state SHARED */
 	_Atomic uint64_t *committed; /* a sum over all pools that goes with used_pages; NULL: none. Fixed */
@@ -137,7 +140,7 @@ void gmm__pool_destroy(struct gmm__pool *pool);
 
 /* Gives out up to `want` consecutive free slots with one reference each; the bytes are to be written with
  * gmm__pool_fill before anybody maps them. Where the last call ended comes first, so that what is promoted in
- * order stays in order; then the lowest chunk with a gap that fits. Returns how many, from *ret_first on; 0
+ * order stays in order; then the fullest chunk with a gap that fits. Returns how many, from *ret_first on; 0
  * when the host is out of memory, ids or disk. */
 uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *ret_first);
 
@@ -145,7 +148,7 @@ uint32_t gmm__pool_reserve(struct gmm__pool *pool, uint32_t want, gmm__page_id *
  * begin elsewhere keeps out of the chunks that the others are in, as long as memory allows. */
 uint32_t gmm__pool_reserve_at(struct gmm__pool *pool, uint32_t cursor, uint32_t want, gmm__page_id *ret_first);
 
-/* Gives out exactly `count` consecutive slots, at most a chunk of them, in the lowest gap that holds them, or none; the
+/* Gives out exactly `count` consecutive slots, at most a chunk of them, in the fullest chunk with a gap that holds them, or none; the
  * place where gmm__pool_reserve goes on does not change. grow: a new chunk may be made for them. */
 bool gmm__pool_reserve_row(struct gmm__pool *pool, uint32_t count, bool grow, gmm__page_id *ret_first);
 

@@ -1,7 +1,7 @@
 /* The pool gives chunks back: chooses which to empty, and lets go of empty ones. */
 #include <urcu/urcu-bp.h>
 
-#include "gmm/pool.h"
+#include "gmm/pool_lists.h"
 
 enum { PASS_OVER = 16 };
 
@@ -89,8 +89,7 @@ static int64_t close_empty(struct gmm__pool *pool)
 			if (pool->generation < chunk->record[i].generation)
 				pool->generation = chunk->record[i].generation;
 		}
-		chunk->free = 0;
-		pool->free_pages -= GMM__CHUNK_PAGES;
+		gmm__pool_set_free(pool, chunk, 0);
 		return c;
 	}
 	return -1;
