@@ -236,11 +236,26 @@ static void add_need(const struct gmm__part *part, struct need *need)
 	}
 }
 
+struct consent {
+	const struct gmm *gmm;
+	bool given;
+};
+
+static void ask_consent(void *arg)
+{
+	struct consent *consent = arg;
+
+	consent->given = gmm__pins_excluded(consent->gmm);
+}
+
 static int check_need(const struct gmm *gmm, const struct need *need)
 {
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
+	struct consent consent = { gmm, true };
 
-	if ((need->broken && gmm__sys_pinned_bytes(sys) > 0) || (need->pages && !gmm__pins_excluded(gmm)))
+	if (need->pages) /* where files that are opened for it cannot be closed by others */
+		sys->run(ask_consent, &consent);
+	if (!consent.given || (need->broken && gmm__sys_pinned_bytes(sys) > 0))
 		return GMM_ERR_PINNED;
 	if (need->pages && need->pages * GMM__PAGE_BYTES > gmm__sys_available_bytes(sys))
 		return GMM_ERR_NO_MEMORY;
