@@ -22,6 +22,7 @@ static const struct verb {
 	{ "footprint", "tables of paged VMs, one large and many small", bench_footprint },
 	{ "cow", "time of the first write to a shared page", bench_cow },
 	{ "guest", "what the guests feel while an engine works at full speed", bench_guest },
+	{ "kvm", "what passes over memory at rest cost a guest under /dev/kvm", bench_kvm },
 	{ "vmcount", "converge for a growing number of VMs", bench_vmcount },
 	{ "stages", "cost of each stage of gmm, for each page", bench_stages },
 	{ "huge", "guests of transparent huge pages: savings and what they lose", bench_huge },

@@ -12,6 +12,7 @@ int bench_alloc(int argc, char **argv);
 int bench_footprint(int argc, char **argv);
 int bench_cow(int argc, char **argv);
 int bench_guest(int argc, char **argv);
+int bench_kvm(int argc, char **argv);
 int bench_vmcount(int argc, char **argv);
 int bench_stages(int argc, char **argv);
 int bench_huge(int argc, char **argv);
