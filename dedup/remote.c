@@ -582,6 +582,17 @@ static void look_again(struct gmm__worker *worker, const struct gmm__wire_look *
 	urcu_bp_read_unlock();
 }
 
+/* Somebody wants to know the guests' modules. */
+static void tell_modules(const struct gmm__worker *worker, uint32_t request)
+{
+	const struct gmm__module_hooks *hooks = atomic_load(&worker->gmm->module_hooks);
+	uint32_t left_out = hooks ? hooks->tell(worker->gmm, worker->backend, request) : 0;
+	struct gmm__wire_modules end = { .header.type = GMM__WIRE_MODULES, .modules = request, .left_out = left_out };
+	struct iovec part = { &end, sizeof end };
+
+	gmm__remote_tell(worker->gmm->remote, &part, 1);
+}
+
 static void take_news(struct gmm__worker *worker, const struct gmm__wire_news *news)
 {
 	struct gmm__engine *engine = worker->engine;
@@ -599,6 +610,8 @@ static void take_news(struct gmm__worker *worker, const struct gmm__wire_news *n
 				      news->cpu_percent;
 	remote->cpu_percent = news->cpu_percent;
 	look_again(worker, (const void *)(news + 1), news->n_look);
+	if (news->modules)
+		tell_modules(worker, news->modules);
 }
 
 /* All that uses shared pages was announced, and reported where it had to be. A VM that is ending may not be, nor a slot that

@@ -12,6 +12,7 @@
 #include "gmm/chunk_set.h"
 #include "gmm/vm.h"
 
+struct gmm__backend;
 struct gmm__catalog;
 struct gmm__engine;
 struct gmm__merge;
@@ -23,6 +24,9 @@ struct gmm__module_hooks {
 	bool (*begin_pass)(struct gmm *gmm);
 	/* A few milliseconds of the checks that are due for a VM, in the merge thread. True: there is more. */
 	bool (*check_slice)(struct gmm_vm *vm, const struct gmm__merge *merge);
+	/* The sharing service wants to know the modules of all VMs that it knows: tells it, in the merge thread. Returns how
+	 * many records were not told whole. */
+	uint32_t (*tell)(struct gmm *gmm, const struct gmm__backend *backend, uint32_t request);
 	/* Pool pages of a domain have moved: goal tells where to, NIL for those that have not. References to both are held. */
 	void (*moved)(struct gmm__domain *domain, gmm__page_id (*goal)(const void *moves, gmm__page_id page),
 		      const void *moves);

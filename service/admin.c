@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "service/modules.h"
 #include "service/pools.h"
 #include "service/session.h"
 
@@ -343,6 +344,91 @@ static json_t *do_dump(struct gmm__service *service, const struct gmm__peer *pee
 	return nth ? json_pack("{s:[], s:n}", "slots", "next") : error(NO_CLIENT);
 }
 
+/* ---- modules ---------------------------------------------------------------------------------------------------------- */
+
+/* A text that a guest chose: it need not be UTF-8. */
+static json_t *guest_text(const char *text)
+{
+	char ascii[GMM_MODULE_NAME_MAX + 1] = "";
+	json_t *string = json_string(text);
+
+	for (size_t i = 0; !string && text[i] && i < GMM_MODULE_NAME_MAX; i++)
+		ascii[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?';
+	return string ? string : json_string(ascii);
+}
+
+static json_t *module_of(const struct gmm_module_info *info)
+{
+	json_t *object = json_object();
+
+	json_object_set_new(object, "name", guest_text(info->name));
+	json_object_set_new(object, "version", guest_text(info->version));
+	json_object_set_new(object, "domain", json_string(info->domain));
+	json_object_set_new(object, "os", json_string(gmm_os_family_name(info->os)));
+	set_count(object, "size", info->size);
+	set_count(object, "users", info->users);
+	set_count(object, "pages", info->pages);
+	set_count(object, "shared_pages", info->shared_pages);
+	set_count(object, "variants", info->variants);
+	set_count(object, "references", info->references);
+	set_count(object, "saved_pages", info->saved_pages);
+	return object;
+}
+
+/* What the clients that the peer may see have answered to a request, or a later one. */
+static json_t *list_modules(struct gmm__service *service, const struct gmm__peer *peer, uint32_t request,
+			    uint32_t *ret_charge)
+{
+	struct gmm__module_uses uses = { 0 };
+	struct gmm_module_info info;
+	json_t *modules = json_array();
+	bool good = true;
+
+	for (const struct gmm__session *s = service->sessions; good && s; s = s->next)
+		if (may_see(peer, s))
+			good = gmm__modules_gather(&uses, s, request);
+	int rc = good ? 1 : GMM_ERR_NO_MEMORY;
+	while (rc == 1 && (rc = gmm__modules_next(&uses, &info)) == 1)
+		json_array_append_new(modules, module_of(&info));
+	json_t *list = rc == 0 ? json_pack("{s:O, s:I}", "modules", modules, "left_out", (json_int_t)uses.left_out) : NULL;
+	*ret_charge += uses.charge;
+	gmm__modules_uses_free(&uses);
+	json_decref(modules);
+	return list;
+}
+
+/* A new request, or how far one is; the modules once all have answered, or `now`. */
+static json_t *do_modules(struct gmm__service *service, const struct gmm__peer *peer, const json_t *request,
+			  uint32_t *ret_charge)
+{
+	const json_t *number = json_object_get(request, "request");
+	bool is_new = !json_is_integer(number);
+	uint32_t asked = is_new ? ++service->modules_request : (uint32_t)json_integer_value(number);
+	uint32_t processes = 0, answered = 0;
+	json_t *answer = json_object();
+
+	for (struct gmm__session *s = service->sessions; s; s = s->next) {
+		if (!may_see(peer, s))
+			continue;
+		if (is_new)
+			gmm__modules_ask(s, asked);
+		processes += gmm__modules_is_asked(s, asked);
+		answered += gmm__modules_has_answered(s, asked);
+	}
+	set_count(answer, "request", asked);
+	set_count(answer, "processes", processes);
+	set_count(answer, "answered", answered);
+	if (answered < processes && !json_is_true(json_object_get(request, "now")))
+		return answer;
+	json_t *list = list_modules(service, peer, asked, ret_charge);
+	int rc = list ? json_object_update(answer, list) : -1;
+	json_decref(list);
+	if (rc == 0)
+		return answer;
+	json_decref(answer);
+	return error("the service has no memory for it");
+}
+
 /* ---- commands --------------------------------------------------------------------------------------------------------- */
 
 static void command(struct gmm__session *s, const char *what)
@@ -372,7 +458,8 @@ static json_t *do_command(struct gmm__service *service, const struct gmm__peer *
 	return n || all ? json_pack("{s:I}", "clients", (json_int_t)n) : error(NO_CLIENT);
 }
 
-static json_t *do_request(struct gmm__service *service, const struct gmm__peer *peer, const json_t *request)
+static json_t *do_request(struct gmm__service *service, const struct gmm__peer *peer, const json_t *request,
+			  uint32_t *ret_charge)
 {
 	const char *what = json_string_value(json_object_get(request, "do"));
 	const json_t *pid = json_object_get(request, "pid");
@@ -385,15 +472,18 @@ static json_t *do_request(struct gmm__service *service, const struct gmm__peer *
 		return do_why(service, peer, json_integer_value(pid));
 	if (strcmp(what, "dump") == 0)
 		return do_dump(service, peer, json_integer_value(pid), json_object_get(request, "from"));
+	if (strcmp(what, "modules") == 0)
+		return do_modules(service, peer, request, ret_charge);
 	if (strcmp(what, "unshare") == 0 || strcmp(what, "pause") == 0 || strcmp(what, "resume") == 0)
 		return do_command(service, peer, what, pid);
 	return error("no such request");
 }
 
-char *gmm__admin_answer(struct gmm__service *service, const struct gmm__peer *peer, const char *text, size_t size)
+char *gmm__admin_answer(struct gmm__service *service, const struct gmm__peer *peer, const char *text, size_t size,
+			uint32_t *ret_charge)
 {
 	json_t *request = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
-	json_t *answer = do_request(service, peer, request);
+	json_t *answer = do_request(service, peer, request, ret_charge);
 	char *result = answer ? json_dumps(answer, JSON_COMPACT) : NULL;
 
 	json_decref(answer);

@@ -13,6 +13,7 @@
 
 #include "dedup/instance.h"
 #include "service/metrics.h"
+#include "service/modules.h"
 #include "service/pools.h"
 #include "service/session.h"
 #include "service/shadow.h"
@@ -95,6 +96,7 @@ void gmm__service_tick(struct gmm__service *service)
 {
 	for (struct gmm__session *s = service->sessions, *next; s; s = next) {
 		next = s->next;
+		gmm__modules_expire(s);
 		bool is_idle = !s->client && service->now_ns - s->connected_ns > GREETING_NS;
 		if (is_idle || gmm__session_is_over(s))
 			end_session(service, s);

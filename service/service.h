@@ -52,6 +52,7 @@ struct gmm__service {
 	bool stopping;
 	bool paused;                  /* all clients rest */
 	uint32_t next_unshare;        /* number of the next request to unshare */
+	uint32_t modules_request;     /* number of the last request to tell modules */
 	uint64_t messages, offered_pages, promoted_pages, violations, connections;
 	struct gmm__metrics *metrics; /* NULL: none */
 

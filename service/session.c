@@ -11,6 +11,7 @@
 #include "dedup/catalog.h"
 #include "dedup/instance.h"
 #include "service/admin.h"
+#include "service/modules.h"
 #include "service/peer.h"
 #include "service/pools.h"
 #include "service/shadow.h"
@@ -95,6 +96,7 @@ static void end_vm(struct gmm__session *s, uint32_t number)
 		s->user->ram_pages -= s->slot[i]->pages;
 		s->slot[i] = NULL;
 	}
+	gmm__modules_end_vm(s, number);
 	gmm_vm_destroy(s->vm[number], GMM_RAM_DISCARD);
 	s->user->vms--;
 	s->vm[number] = NULL;
@@ -112,6 +114,7 @@ void gmm__session_free(struct gmm__session *s)
 	end_vms(s);
 	if (s->socket >= 0)
 		close(s->socket);
+	gmm__modules_forget(s);
 	gmm__user_put(s->user);
 	free(s->look);
 	free(s->output);
@@ -124,6 +127,7 @@ bool gmm__session_disconnect(struct gmm__session *s)
 		close(s->socket);
 	s->socket = -1;
 	s->waits = false;
+	gmm__modules_forget(s);
 	free(s->output);
 	s->output = NULL;
 	return s->client != 0;
@@ -448,7 +452,8 @@ static int on_poll(struct gmm__session *s, const void *packet, size_t size)
 {
 	const struct gmm__wire_poll *poll = packet;
 	struct gmm__wire_news news = { .paused = s->service->paused || s->paused, .unshare = s->unshare,
-				       .cpu_percent = s->service->config.cpu_percent };
+				       .cpu_percent = s->service->config.cpu_percent,
+				       .modules = gmm__modules_news(s) };
 
 	(void)size;
 	if (poll->settled > 1 || poll->forked > 1 || poll->reported > 1 || poll->unused)
@@ -481,10 +486,10 @@ static int on_admin(struct gmm__session *s, const void *packet, size_t size)
 
 	if (admin->more || admin->unused)
 		return -EPROTO;
-	gmm__session_charge(s, ADMIN_CHARGE);
-	return gmm__session_reply_text(s, &admin->header,
-				       gmm__admin_answer(s->service, &s->peer, (const char *)(admin + 1),
-							 size - sizeof *admin));
+	uint32_t charge = ADMIN_CHARGE;
+	char *answer = gmm__admin_answer(s->service, &s->peer, (const char *)(admin + 1), size - sizeof *admin, &charge);
+	gmm__session_charge(s, charge);
+	return gmm__session_reply_text(s, &admin->header, answer);
 }
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
@@ -507,6 +512,8 @@ static const struct {
 	[GMM__WIRE_CHUNK] = { sizeof(struct gmm__wire_chunk), false, on_chunk },
 	[GMM__WIRE_POLL] = { sizeof(struct gmm__wire_poll), false, on_poll },
 	[GMM__WIRE_ADMIN] = { sizeof(struct gmm__wire_admin), true, on_admin },
+	[GMM__WIRE_MODULE] = { sizeof(struct gmm__wire_module), true, gmm__modules_take },
+	[GMM__WIRE_MODULES] = { sizeof(struct gmm__wire_modules), false, gmm__modules_take_end },
 };
 
 static int handle(struct gmm__session *s, const void *packet, size_t size)

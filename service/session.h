@@ -23,6 +23,8 @@ struct gmm__pending {
 	gmm__page_id page[GMM__WIRE_REGION_PAGES];     /* else: the shared page it has a reference to, or NIL */
 };
 
+struct gmm__module_answer;
+
 struct gmm__session {
 	struct gmm__session *next;
 	struct gmm__service *service;
@@ -51,6 +53,9 @@ struct gmm__session {
 	uint32_t unshare;             /* number of the last request to it */
 	struct gmm__wire_look *look;  /* queue of at most GMM__LOOK_QUEUE, allocated with the first */
 	uint32_t n_look;
+	uint32_t modules_wanted;      /* service/modules.h: number of the last request to tell its modules; 0: none */
+	uint32_t modules_asked;       /* the one that the last news told and that it has not answered; 0: none */
+	struct gmm__module_answer *modules, *modules_coming; /* its last answer, and the one on its way; or NULL */
 	char *output;                 /* what is left of an ADMIN reply */
 	size_t output_size, output_sent;
 	struct gmm__wire_header output_to;

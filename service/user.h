@@ -18,6 +18,8 @@ struct gmm__user {
 	uint32_t clients;             /* sessions, zombies included */
 	uint32_t vms;
 	uint64_t ram_pages;           /* of these */
+	uint32_t module_records;      /* that are kept for them (service/modules.h), and runs of these */
+	uint32_t module_runs;
 	struct gmm__bucket bucket;
 };
 

@@ -6,6 +6,7 @@
 #include "dedup/remote.h"
 #include "dedup/verify.h"
 #include "sharedmod/check_remote.h"
+#include "sharedmod/tell.h"
 
 /* A page of the module that may be shared, and what is to become of it. */
 struct spot {
@@ -437,6 +438,6 @@ static void close_instance(struct gmm *gmm)
 }
 
 const struct gmm__module_hooks gmm__check_hooks = {
-	.begin_pass = begin_pass, .check_slice = check_due, .moved = follow_moves, .vm_end = end_vm,
-	.domain_end = end_domain, .close = close_instance,
+	.begin_pass = begin_pass, .check_slice = check_due, .tell = gmm__modules_tell, .moved = follow_moves,
+	.vm_end = end_vm, .domain_end = end_domain, .close = close_instance,
 };

@@ -41,7 +41,7 @@
 #include <stdint.h>
 
 enum {
-	GMM__WIRE_VERSION = 1,
+	GMM__WIRE_VERSION = 2,
 	GMM__WIRE_MAX = 160 * 1024,       /* bytes of a packet, header included */
 	GMM__WIRE_NAME = 64,              /* bytes of a name, with the final 0; the rest is 0 too */
 	GMM__WIRE_TOKEN = 16,
@@ -52,6 +52,10 @@ enum {
 	GMM__WIRE_VMS = 256,              /* of a client */
 	GMM__WIRE_SLOTS = 1024,           /* of a client */
 	GMM__WIRE_FDS = 1,                /* descriptors with a message, at most */
+	GMM__WIRE_MODULE_NAME = 128,      /* as GMM__WIRE_NAME, of a guest module; and of its version */
+	GMM__WIRE_MODULE_VERSION = 16,
+	GMM__WIRE_MODULE_RUNS = 2048,     /* of a MODULE message */
+	GMM__WIRE_MODULE_PAGES = 16384,   /* that they name */
 };
 #define GMM__WIRE_MAGIC 0x31706564646d6d67ull /* "gmmddep1", read backwards */
 
@@ -69,6 +73,8 @@ enum gmm__wire_type {
 	GMM__WIRE_CHUNK,
 	GMM__WIRE_POLL,
 	GMM__WIRE_ADMIN,   /* JSON both ways, for `gmm-dedup status` and the like; needs no HELLO */
+	GMM__WIRE_MODULE,
+	GMM__WIRE_MODULES,
 	GMM__WIRE_TYPES
 };
 
@@ -239,11 +245,51 @@ struct gmm__wire_news {
 	uint32_t n_look;
 	uint64_t domain_pool_pages;    /* of all domains of the client together: shared pages in use, and references to them */
 	uint64_t domain_references;
+	uint32_t modules;              /* number of a request to tell the guests' modules; 0: none that was not answered */
+	uint32_t unused;
 };
 
 struct gmm__wire_look {
 	uint32_t slot;
 	uint32_t page;
+};
+
+/* ---- MODULE and MODULES: what modules guests have registered, once for each request that the news tell -------------------
+ *
+ * First a MODULE for each record of each VM, or several where one does not hold it, then MODULES. The pages named are those of
+ * the shadow tables: which of them are shared, and with whom, is what the service knows of them. Between the news and
+ * MODULES the client may say anything else. */
+
+/* MODULE: a part of a record, and n gmm__wire_module_run. Reply: none. */
+struct gmm__wire_module {
+	struct gmm__wire_header header;
+	uint32_t modules;              /* the request: as the last news said */
+	uint32_t vm;
+	uint32_t os;                   /* enum gmm_os_family */
+	uint32_t n;                    /* at most GMM__WIRE_MODULE_RUNS */
+	uint64_t size;                 /* bytes, 1 to GMM__WIRE_MODULE_BYTES */
+	uint64_t layout;               /* a digest of where its regions lie: together with name, version, size, os and pages
+	                                * it makes two records the same module */
+	uint32_t pages;                /* of the module, 1 to GMM__WIRE_MODULE_BYTES / 4096 */
+	uint32_t first;                /* page of the module that the runs begin at. 0: a new record; else the rest of the last
+	                                * one, and this is where that ended */
+	char name[GMM__WIRE_MODULE_NAME];
+	char version[GMM__WIRE_MODULE_VERSION];
+};
+#define GMM__WIRE_MODULE_BYTES (1024u << 20)
+
+/* Consecutive pages of the module at consecutive guest pages. */
+struct gmm__wire_module_run {
+	uint32_t gfn;                  /* GMM__WIRE_NO_GFN: they are not in memory, or not shared */
+	uint32_t pages;                /* > 0 */
+};
+#define GMM__WIRE_NO_GFN UINT32_MAX
+
+/* MODULES: that was all. Reply: none. */
+struct gmm__wire_modules {
+	struct gmm__wire_header header;
+	uint32_t modules;
+	uint32_t left_out;             /* records that were not told whole */
 };
 
 /* ---- ADMIN: a header and JSON text (no final 0). Reply: a header and JSON text, in several packets with `more` set to 1 but

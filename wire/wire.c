@@ -90,16 +90,21 @@ ssize_t gmm__wire_receive(int socket, void *buf, size_t size, int *ret_fd)
 	return n;
 }
 
-bool gmm__wire_name_valid(const char name[GMM__WIRE_NAME])
+bool gmm__wire_text_valid(const char *text, size_t size)
 {
-	size_t n = strnlen(name, GMM__WIRE_NAME);
+	size_t n = strnlen(text, size);
 
-	if (n == GMM__WIRE_NAME)
+	if (n == size)
 		return false;
-	for (size_t i = n; i < GMM__WIRE_NAME; i++)
-		if (name[i])
+	for (size_t i = n; i < size; i++)
+		if (text[i])
 			return false;
 	return true;
+}
+
+bool gmm__wire_name_valid(const char name[GMM__WIRE_NAME])
+{
+	return gmm__wire_text_valid(name, GMM__WIRE_NAME);
 }
 
 static int address_of(const char *path, struct sockaddr_un *ret)

@@ -25,7 +25,8 @@ static inline bool gmm__wire_fits(size_t size, size_t head, uint64_t n, size_t e
 	return size >= head && n <= GMM__WIRE_MAX && size - head == n * each;
 }
 
-/* True if a name field ends with a 0 and holds nothing after it. */
+/* True if a text, or a name field, ends with a 0 and holds nothing after it. */
+bool gmm__wire_text_valid(const char *text, size_t size);
 bool gmm__wire_name_valid(const char name[GMM__WIRE_NAME]);
 
 /* Connects to the service: a blocking socket whose calls end with -EAGAIN after so long. A descriptor or a negative errno. */

@@ -18,7 +18,8 @@
  *
  * Through a sharing service (gmm_options.socket) records are of other processes too: each is checked once it is there, also
  * while the service has paused scans. Pages that were put into the pool then count as joined, and what is known of modules'
- * pages is the service's: shared_pages and what follows in gmm_module_info are 0.
+ * pages is the service's: shared_pages and what follows in gmm_module_info are 0. `gmm-dedup modules` asks all processes and
+ * the service.
  *
  * Threads, errors and units are as in gmm.h. Lookups never wait for registrations.
  */

@@ -7,6 +7,8 @@
  *
  * Two VMs of equal RAM are passed over by an engine that is turned by hand, while pages are written, put back as they were,
  * made private and given up. */
+#include <gmm/modules.h>
+
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -44,7 +46,7 @@ static struct {
 	size_t left;
 	uint32_t pages;
 	uint32_t fingerprint[POOL_PAGES]; /* of the pool's pages */
-	uint32_t offered[RAM_PAGES];      /* of the region's, as last offered */
+	uint32_t offered[RAM_PAGES];      /* of the slot's, as last offered */
 	struct answer answer;
 	_Alignas(8) uint8_t request[GMM__WIRE_MAX];
 } world;
@@ -66,13 +68,13 @@ static void verdicts(const struct gmm__wire_region *request, struct answer *a)
 	struct gmm__wire_verdict *v = (void *)(a->bytes + sizeof *request);
 
 	fuzz_check(gmm__wire_fits(request->header.size, sizeof *request, request->n, sizeof *f));
-	fuzz_check(request->first == 0 && request->count <= RAM_PAGES && request->n <= request->count);
+	fuzz_check(request->first <= RAM_PAGES && request->count <= RAM_PAGES - request->first && request->n <= request->count);
 	memcpy(a->bytes, request, sizeof *request);
 	for (uint32_t i = 0; i < request->n; i++) {
 		fuzz_check(f[i].index < request->count);
 		uint32_t page = find(f[i].fingerprint);
 		bool known = page < world.pages, reshare = request->header.type == GMM__WIRE_RESHARE;
-		world.offered[f[i].index] = f[i].fingerprint;
+		world.offered[request->first + f[i].index] = f[i].fingerprint;
 		v[i] = (struct gmm__wire_verdict){ .index = f[i].index, .page = known ? gmm__page_make(CHUNK, page) : GMM__NIL,
 						   .kind = f[i].found == GMM__FOUND_ZERO ? GMM__VERDICT_ZERO :
 							   known ? GMM__VERDICT_JOIN :
@@ -97,7 +99,7 @@ static void promote(const struct gmm__wire_region *request, struct answer *a)
 			continue;
 		fuzz_check(pwrite(world.fd[POOL], bytes + i * GMM__PAGE_BYTES, GMM__PAGE_BYTES,
 				  (off_t)world.pages * GMM__PAGE_BYTES) == GMM__PAGE_BYTES);
-		world.fingerprint[world.pages++] = world.offered[index[i]];
+		world.fingerprint[world.pages++] = world.offered[request->first + index[i]];
 	}
 	a->size = sizeof *request + request->n * sizeof *page;
 }
@@ -138,6 +140,7 @@ static void tell_truth(const struct gmm__wire_header *request, struct answer *a)
 	case GMM__WIRE_CHUNK: place((const void *)request, a); break;
 	case GMM__WIRE_POLL:
 		news->cpu_percent = UINT32_MAX;
+		news->modules = 1;
 		a->size = sizeof *news;
 		break;
 	default: break;
@@ -209,6 +212,23 @@ static bool send_answer(int client, const struct answer *a)
 	return sendmsg(client, &message, MSG_NOSIGNAL) >= 0;
 }
 
+/* Whatever the client was told: what it says of modules has the protocol's form. */
+static void check_module(const struct gmm__wire_header *request)
+{
+	const struct gmm__wire_module *m = (const void *)request;
+	const struct gmm__wire_module_run *run = (const void *)(m + 1);
+	uint64_t pages = 0;
+
+	if (request->type == GMM__WIRE_MODULES) {
+		fuzz_check(request->size == sizeof(struct gmm__wire_modules));
+		return;
+	}
+	fuzz_check(gmm__wire_fits(request->size, sizeof *m, m->n, sizeof *run) && m->n <= GMM__WIRE_MODULE_RUNS);
+	for (uint32_t i = 0; i < m->n; i++)
+		pages += run[i].pages;
+	fuzz_check(m->vm < GMM__WIRE_VMS && m->first + pages <= m->pages);
+}
+
 static bool serve(int client)
 {
 	const struct gmm__wire_header *request = (const void *)world.request;
@@ -218,7 +238,9 @@ static bool serve(int client)
 	if (gmm__wire_receive(client, world.request, sizeof world.request, &fd) <= 0)
 		return false;
 	fuzz_check(fd < 0);
-	if (request->type == GMM__WIRE_COMMIT)
+	if (request->type == GMM__WIRE_MODULE || request->type == GMM__WIRE_MODULES)
+		check_module(request);
+	if (request->type == GMM__WIRE_COMMIT || request->type == GMM__WIRE_MODULE || request->type == GMM__WIRE_MODULES)
 		return true;
 	tell_truth(request, &world.answer);
 	header->type = request->type;
@@ -311,6 +333,28 @@ static void put_back(uint64_t *const *ram, int round)
 	ram[round % 2][(uint32_t)round * 3 % RAM_PAGES * (GMM__PAGE_BYTES / 8)]--;
 }
 
+/* By runs, and by address in a guest that has not turned paging on. */
+static void name_modules(struct gmm_vm *vm)
+{
+	const struct gmm_guest_cpu cpu = { .phys_bits = 36 };
+	const struct gmm_page_run run = { 0, RAM_PAGES / 2 };
+	const struct gmm_module_region region = { 0, RAM_PAGES / 2 * GMM__PAGE_BYTES };
+	struct gmm_module module;
+
+	gmm_module_init(&module);
+	module.name = "fuzz";
+	module.size = region.size;
+	module.regions = &region;
+	module.n_regions = 1;
+	module.runs = &run;
+	module.n_runs = 1;
+	fuzz_check(gmm_module_register(vm, &module) == GMM_OK);
+	module.base = 1;
+	module.runs = NULL;
+	module.cpu = &cpu;
+	fuzz_check(gmm_module_register(vm, &module) == GMM_OK);
+}
+
 static void live(struct gmm *gmm, struct gmm__engine *engine)
 {
 	struct gmm_vm *vm[2];
@@ -323,6 +367,7 @@ static void live(struct gmm *gmm, struct gmm__engine *engine)
 		ram[i] = bytes;
 		for (uint32_t page = 0; page < RAM_PAGES; page++)
 			fill(ram[i], page);
+		name_modules(vm[i]);
 	}
 	for (int round = 0; round < ROUNDS; round++) {
 		pass(gmm, engine);

@@ -3,8 +3,8 @@
  *
  * Input: a byte, odd where both clients have said HELLO and have a VM with a slot; then packets, each a byte of HOW_* bits, a
  * 16-bit length and that many bytes. A fuzzer cannot guess fingerprints of a secret, nor does it get far with pages of 4 KiB:
- * unless a packet is sent as it is, fingerprints below PAGES stand for those of made-up pages, and each byte after the
- * indexes of a PROMOTE for a whole page. */
+ * unless a packet is sent as it is, fingerprints below PAGES stand for those of made-up pages, each byte after the indexes of a
+ * PROMOTE for a whole page, and the request that MODULE and MODULES answer is counted from the last one. */
 #include <sched.h>
 #include <stdbool.h>
 #include <string.h>
@@ -217,6 +217,12 @@ static size_t put_right(uint8_t *packet, size_t size)
 	memcpy(&header, packet, HEADER);
 	if (header.type == GMM__WIRE_OFFER || header.type == GMM__WIRE_RESHARE)
 		put_findings_right(packet, size);
+	if ((header.type == GMM__WIRE_MODULE || header.type == GMM__WIRE_MODULES) && size >= HEADER + 4) {
+		uint32_t request;
+		memcpy(&request, packet + HEADER, 4);
+		request += world.service->modules_request;
+		memcpy(packet + HEADER, &request, 4);
+	}
 	if (header.type == GMM__WIRE_PROMOTE && size >= REGION)
 		size = put_pages_right(packet, size);
 	header.size = (uint32_t)size;

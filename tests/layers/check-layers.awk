@@ -6,7 +6,7 @@ BEGIN {
 	may["gmm"] = "gmm/"
 	may["wire"] = "wire/ gmm/"
 	may["dedup"] = "dedup/ wire/ gmm/"
-	may["sharedmod"] = "sharedmod/ dedup/ gmm/"
+	may["sharedmod"] = "sharedmod/ dedup/ wire/ gmm/"
 	may["service"] = "service/ sharedmod/ dedup/ wire/ gmm/"
 	# Shares the format of reports with the host's side, and nothing else.
 	may["guest"] = "guest/ sharedmod/report_format.h sharedmod/report_write.h"

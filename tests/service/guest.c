@@ -15,10 +15,12 @@
  *   child         the child checks all bytes as they were at the fork; without its parent it does so for ever, and says
  *                 so on standard error when they are not right
  *   end-child
+ *   module N      says that the first N pages are a library, in two runs
+ *   no-module     takes that back
  *   unmap         ends the VM
  *   quit          ends without a word to the library
  */
-#include <gmm/gmm.h>
+#include <gmm/modules.h>
 
 #include <errno.h>
 #include <signal.h>
@@ -129,6 +131,25 @@ static bool ask_child(const struct guest *g)
 	return write(g->to_child, &c, 1) == 1 && read(g->from_child, &c, 1) == 1 && c == 'y';
 }
 
+/* The second half lies in front of the first. */
+static bool name_module(struct guest *g, uint64_t pages)
+{
+	const struct gmm_page_run runs[2] = { { pages / 2 * GMM_PAGE_SIZE, pages - pages / 2 }, { 0, pages / 2 } };
+	const struct gmm_module_region region = { 0, pages * GMM_PAGE_SIZE };
+	struct gmm_module module;
+
+	gmm_module_init(&module);
+	module.os = GMM_OS_LINUX;
+	module.name = "/usr/lib/libtest.so\033[31m";
+	module.version = "2.36";
+	module.size = pages * GMM_PAGE_SIZE;
+	module.regions = &region;
+	module.n_regions = 1;
+	module.runs = runs;
+	module.n_runs = 2;
+	return gmm_module_register(g->vm, &module) == GMM_OK;
+}
+
 static bool obey(struct guest *g, const char *verb, uint64_t a, uint64_t b)
 {
 	if (strncmp(verb, "fill", 4) == 0) {
@@ -164,6 +185,10 @@ static bool obey(struct guest *g, const char *verb, uint64_t a, uint64_t b)
 		return ask_child(g);
 	if (strcmp(verb, "end-child") == 0)
 		return kill(g->child, SIGKILL) == 0 && waitpid(g->child, NULL, 0) == g->child;
+	if (strcmp(verb, "module") == 0)
+		return name_module(g, a);
+	if (strcmp(verb, "no-module") == 0)
+		return gmm_module_unregister(g->vm, 0) == GMM_OK;
 	if (strcmp(verb, "unmap") == 0)
 		return gmm_vm_destroy(g->vm, GMM_RAM_DISCARD) == GMM_OK;
 	return false;
