@@ -11,9 +11,10 @@ enum { COVER_PASSES_MAX = 8, NANOSECONDS_PER_MS = 1000000 };
 /* The engine has settled after so many passes that found little; after more of them passes are made more seldom. */
 enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4, FORGET_PASSES = 16 };
 
+/* Passes that are made seldom because written pages were found are to see when there are none any more. */
 static bool looks_at_covers(const struct gmm__engine *engine)
 {
-	return engine->passes >= engine->next_cover;
+	return engine->passes >= engine->next_cover || engine->window_shift > 0;
 }
 
 /* All regions are visited while somebody waits for the engine to settle, while huge pages are sampled, which takes several
@@ -71,18 +72,20 @@ static void schedule_cover(struct gmm__engine *engine)
 	engine->next_cover = (uint32_t)engine->passes + engine->cover_interval;
 }
 
-/* Pages that are shared and written soon after were not quiet for long enough: the window doubles, up to eight times, and
- * comes back when hardly any are. Both counts fade by a half with each pass. */
+/* Pages that are shared and written soon after were not quiet for long enough: the window doubles, up to eight times. When a
+ * pass finds hardly any, guests are quiet: the window comes back by twos, since what waits for it is to be shared soon. Both
+ * counts fade by a half with each window. */
 static void adapt_window(struct gmm__engine *engine)
 {
-	enum { SHIFT_MAX = 3, FEW_PAGES = 256 };
+	enum { SHIFT_MAX = 3, STEP_BACK = 2, FEW_PAGES = 256 };
+	uint32_t shift = engine->window_shift, windows = 1u << shift;
 
-	engine->lately_merged = engine->lately_merged / 2 + engine->progress.merged;
-	engine->lately_broken = engine->lately_broken / 2 + engine->progress.broken;
-	if (engine->lately_broken > FEW_PAGES && engine->lately_broken * 4 > engine->lately_merged)
-		engine->window_shift += engine->window_shift < SHIFT_MAX;
-	else if (engine->lately_broken < FEW_PAGES / 2 || engine->lately_broken * 16 < engine->lately_merged)
-		engine->window_shift -= engine->window_shift > 0;
+	engine->lately_merged = (engine->lately_merged >> windows) + engine->progress.merged;
+	engine->lately_broken = (engine->lately_broken >> windows) + engine->progress.broken;
+	if (engine->progress.broken < FEW_PAGES / 2 || engine->lately_broken * 16 < engine->lately_merged)
+		engine->window_shift = shift > STEP_BACK ? shift - STEP_BACK : 0;
+	else if (engine->lately_broken > FEW_PAGES && engine->lately_broken * 4 > engine->lately_merged && shift < SHIFT_MAX)
+		engine->window_shift = shift + 1;
 }
 
 /* Memory is short when the host has less left than a part of what the guests have. */
@@ -176,22 +179,53 @@ uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine)
 	return engine->quiet_passes > 0 && !hurry && ms > window_ms ? ms : window_ms;
 }
 
+/* What the process used of the processors, looked at once a window. */
+struct use {
+	uint64_t clock_ns, cpu_ns; /* at the last look */
+	uint64_t next_ns;          /* of the clock */
+};
+
+static struct use look_at_use(const struct gmm__engine *engine)
+{
+	const struct gmm__sys *sys = gmm__sys_of(engine->gmm);
+	uint64_t now_ns = sys->clock_ns();
+
+	return (struct use){ now_ns, sys->process_cpu_ns(), now_ns + engine->gmm->options.window_ms * (uint64_t)NANOSECONDS_PER_MS };
+}
+
+/* The window is longer than it was asked to be because guests write a lot. True when they do not any more: hardly anything runs
+ * in this process. Then what waits is to be shared soon. */
+static bool has_gone_quiet(struct gmm__engine *engine, struct use *use)
+{
+	enum { QUIET_PART = 8 }; /* of a core */
+
+	if (engine->window_shift == 0 || gmm__sys_of(engine->gmm)->clock_ns() < use->next_ns)
+		return false;
+	struct use now = look_at_use(engine);
+	bool quiet = (now.cpu_ns - use->cpu_ns) * QUIET_PART < now.clock_ns - use->clock_ns;
+	*use = now;
+	if (quiet)
+		engine->window_shift = 0;
+	return quiet;
+}
+
 void gmm__pace_rest(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
+	struct use use = look_at_use(engine);
 
 	gmm__lock_take(&gmm->lock);
-	uint64_t start = gmm__sys_of(gmm)->clock_ns();
+	uint64_t start = use.clock_ns;
 	engine->resting = true;
 	pthread_cond_broadcast(&gmm->changed);
 	while (!engine->stopping) {
 		uint64_t end = start + gmm__pace_rest_ms(engine) * NANOSECONDS_PER_MS;
 		if (engine->pausing)
 			gmm__lock_wait(&gmm->lock, &gmm->changed);
-		else if (gmm__sys_of(gmm)->clock_ns() < end)
-			gmm__wait_until(gmm, end);
-		else
+		else if (gmm__sys_of(gmm)->clock_ns() >= end || has_gone_quiet(engine, &use))
 			break;
+		else
+			gmm__wait_until(gmm, engine->window_shift > 0 && use.next_ns < end ? use.next_ns : end);
 	}
 	engine->hurry = false;
 	engine->resting = false;

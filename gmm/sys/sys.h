@@ -118,6 +118,7 @@ struct gmm__sys {
 	/* Clocks, random bytes and threads. */
 	uint64_t (*clock_ns)(void);
 	uint64_t (*thread_cpu_ns)(void);
+	uint64_t (*process_cpu_ns)(void); /* of all threads */
 	int (*random)(void *buf, size_t size);
 	/* Starts a thread that blocks all signals. idle: SCHED_IDLE. */
 	int (*thread_start)(uintptr_t *ret_thread, const char *name, bool idle, void *(*run)(void *), void *arg);

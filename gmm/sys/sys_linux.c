@@ -428,6 +428,11 @@ static uint64_t host_clock_ns(void)
 	return read_clock(CLOCK_MONOTONIC);
 }
 
+static uint64_t host_process_cpu_ns(void)
+{
+	return read_clock(CLOCK_PROCESS_CPUTIME_ID);
+}
+
 static uint64_t host_thread_cpu_ns(void)
 {
 	return read_clock(CLOCK_THREAD_CPUTIME_ID);
@@ -521,7 +526,8 @@ const struct gmm__sys *gmm__sys_linux(void)
 		.witness_open = host_witness_open,
 		.witness_alive = host_witness_alive, .psi_trigger = host_psi_trigger,
 		.event_open = host_event_open, .event_signal = host_event_signal, .wait_ready = host_wait_ready,
-		.clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns, .random = host_random,
+		.clock_ns = host_clock_ns, .thread_cpu_ns = host_thread_cpu_ns,
+		.process_cpu_ns = host_process_cpu_ns, .random = host_random,
 		.thread_start = host_thread_start, .thread_join = host_thread_join, .process_id = host_process_id,
 		.numa_nodes = host_numa_nodes, .numa_node_here = host_numa_node_here,
 	};

@@ -7,71 +7,21 @@
 
 #include "tests/support/guest.h"
 #include "tests/support/suite.h"
-#include "tests/unit/support/tiny_service.h"
+#include "tests/unit/support/remote_world.h"
 
 enum { PAGES = 3000, FIRST = 1900, FILE_PAGES = 600, SEED = 1000 };
 
-struct world {
-	struct tiny_service service;
-	struct gmm *gmm;
-	struct gmm_vm *vm[2];
-	char *ram[2];
-};
-
-static struct world *open_world(void)
+static struct remote_world *open_world(void)
 {
-	struct world *w = calloc(1, sizeof *w);
-	struct gmm_options options;
-	void *ram;
+	struct remote_world *w = remote_world_open(PAGES, SEED, GMM_REPAIR_NEVER);
 
-	ck_assert_ptr_nonnull(w);
-	tiny_service_start(&w->service);
 	w->service.paused = true;
-	gmm_options_init(&options);
-	options.log = suite_log;
-	options.window_ms = 0;
-	options.pass_interval_ms = 1;
-	options.cpu_percent = 0;
-	options.socket = w->service.path;
-	assert_ok(gmm_instance_open(&options, &w->gmm));
-	for (int i = 0; i < 2; i++) {
-		assert_ok(gmm_vm_create(w->gmm, NULL, &w->vm[i]));
-		assert_ok(gmm_vm_create_ram(w->vm[i], 0, PAGES * PAGE, &ram));
-		w->ram[i] = ram;
-		ram_fill(w->ram[i], PAGES, SEED);
-	}
 	return w;
-}
-
-static void close_world(struct world *w)
-{
-	assert_ok(gmm_instance_validate(w->gmm));
-	for (int i = 0; i < 2; i++)
-		assert_ok(gmm_vm_destroy(w->vm[i], GMM_RAM_DISCARD));
-	assert_ok(gmm_instance_close(w->gmm));
-	tiny_service_stop(&w->service);
-	free(w);
-}
-
-static uint64_t shared_pages(struct world *w)
-{
-	struct gmm_stats stats;
-
-	assert_ok(gmm_instance_stats(w->gmm, &stats));
-	return stats.total.references;
-}
-
-static uint64_t passes(struct world *w)
-{
-	struct gmm_stats stats;
-
-	assert_ok(gmm_instance_stats(w->gmm, &stats));
-	return stats.passes;
 }
 
 /* Pages FIRST to FIRST + FILE_PAGES - 1 are a file: they lie in two regions. The runs come in another order than the file's
  * pages lie in memory. */
-static void name_file(struct world *w, int i)
+static void name_file(struct remote_world *w, int i)
 {
 	struct gmm_page_run runs[] = { { (FIRST + 100) * PAGE, FILE_PAGES - 100 }, { FIRST * PAGE, 100 } };
 	struct gmm_module_region region = { 0, FILE_PAGES * PAGE };
@@ -89,14 +39,14 @@ static void name_file(struct world *w, int i)
 	ck_assert_int_ge(gmm_module_register(w->vm[i], &module), GMM_OK);
 }
 
-static void check_ram(const struct world *w)
+static void check_ram(const struct remote_world *w)
 {
 	for (int i = 0; i < 2; i++)
 		ck_assert_uint_eq(ram_wrong(w->ram[i], PAGES, SEED), 0);
 }
 
 /* Only the named pages have been looked at. */
-static void check_others(struct world *w)
+static void check_others(struct remote_world *w)
 {
 	for (int i = 0; i < 2; i++)
 		ck_assert_uint_eq(vm_state(w->vm[i], GMM_PAGE_ABSENT), PAGES - FILE_PAGES);
@@ -104,16 +54,16 @@ static void check_others(struct world *w)
 
 START_TEST(shared_while_scans_are_paused)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
 	name_file(w, 0);
 	assert_eventually(vm_state(w->vm[0], GMM_PAGE_UNIQUE) == FILE_PAGES);
-	uint64_t now = passes(w);
-	assert_eventually(passes(w) > now + 20);
-	ck_assert_uint_eq(shared_pages(w), 0);
+	uint64_t now = remote_world_passes(w);
+	assert_eventually(remote_world_passes(w) > now + 20);
+	ck_assert_uint_eq(remote_world_shared(w), 0);
 	name_file(w, 1);
-	assert_eventually(shared_pages(w) == 2 * FILE_PAGES);
+	assert_eventually(remote_world_shared(w) == 2 * FILE_PAGES);
 	ck_assert_uint_eq(w->service.pages, FILE_PAGES);
 	check_ram(w);
 	check_others(w);
@@ -122,13 +72,13 @@ START_TEST(shared_while_scans_are_paused)
 	page_fill(w->ram[1] + (FIRST + 5) * PAGE, 5);
 	ck_assert_uint_eq(ram_wrong(w->ram[0], PAGES, SEED), 0);
 	page_fill(w->ram[1] + (FIRST + 5) * PAGE, SEED + FIRST + 5);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 START_TEST(by_call)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 	struct gmm_module_checked counts;
 
 	name_file(w, 0);
@@ -142,60 +92,60 @@ START_TEST(by_call)
 	ck_assert_uint_eq(counts.joined + counts.shared, FILE_PAGES);
 	assert_ok(gmm_module_check(w->vm[0], 7, 0, &counts));
 	ck_assert_uint_eq(counts.joined + counts.shared, FILE_PAGES);
-	ck_assert_uint_eq(shared_pages(w), 2 * FILE_PAGES);
+	ck_assert_uint_eq(remote_world_shared(w), 2 * FILE_PAGES);
 	check_ram(w);
 	check_others(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* A guest that writes its pages while they are shared, and one that says other bytes are that file. */
 START_TEST(written_and_different)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	for (int page = FIRST; page < FIRST + 50; page++)
 		page_fill(w->ram[1] + page * PAGE, 100000u + (unsigned)page);
 	assert_ok(gmm_engine_start(w->gmm));
 	name_file(w, 0);
 	name_file(w, 1);
-	assert_eventually(shared_pages(w) == 2 * (FILE_PAGES - 50));
+	assert_eventually(remote_world_shared(w) == 2 * (FILE_PAGES - 50));
 	for (int page = FIRST; page < FIRST + 50; page++)
 		ck_assert(page_is(w->ram[1] + page * PAGE, 100000u + (unsigned)page));
 	ck_assert_uint_eq(ram_wrong(w->ram[0], PAGES, SEED), 0);
 	check_others(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* Unsharing means rest, for modules too, until the service says otherwise. */
 START_TEST(not_after_unsharing)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
 	name_file(w, 0);
 	name_file(w, 1);
-	assert_eventually(shared_pages(w) == 2 * FILE_PAGES);
+	assert_eventually(remote_world_shared(w) == 2 * FILE_PAGES);
 	w->service.unshare = 1;
 	assert_eventually(w->service.unshared == 1);
 	name_file(w, 0);
 	name_file(w, 1);
-	uint64_t now = passes(w);
-	assert_eventually(passes(w) > now + 20);
-	ck_assert_uint_eq(shared_pages(w), 0);
+	uint64_t now = remote_world_passes(w);
+	assert_eventually(remote_world_passes(w) > now + 20);
+	ck_assert_uint_eq(remote_world_shared(w), 0);
 	check_ram(w);
 	w->service.paused = false;
-	assert_eventually(shared_pages(w) >= 2 * FILE_PAGES);
+	assert_eventually(remote_world_shared(w) >= 2 * FILE_PAGES);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* Slots come and go, and so do VMs, while their modules are checked. */
 START_TEST(ram_goes_meanwhile)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 	struct gmm_module_checked counts;
 
 	assert_ok(gmm_engine_start(w->gmm));
@@ -217,9 +167,9 @@ START_TEST(ram_goes_meanwhile)
 	}
 	name_file(w, 0);
 	name_file(w, 1);
-	assert_eventually(shared_pages(w) == 2 * FILE_PAGES);
+	assert_eventually(remote_world_shared(w) == 2 * FILE_PAGES);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
@@ -228,7 +178,7 @@ START_TEST(the_service_lies)
 	static const enum lie lies[] = { LIE_SHORT, LIE_COUNT, LIE_INDEX, LIE_KIND, LIE_PAGE, LIE_CONTENT, LIE_CLOSE, LIE_NOISE };
 
 	for (size_t k = 0; k < sizeof lies / sizeof *lies; k++) {
-		struct world *w = open_world();
+		struct remote_world *w = open_world();
 		assert_ok(gmm_engine_start(w->gmm));
 		name_file(w, 0);
 		assert_eventually(vm_state(w->vm[0], GMM_PAGE_UNIQUE) == FILE_PAGES);
@@ -236,11 +186,11 @@ START_TEST(the_service_lies)
 		w->service.lie_about = GMM__WIRE_OFFER;
 		name_file(w, 1);
 		uint64_t end = now_ms() + 1000;
-		while (w->service.lies_told == 0 && shared_pages(w) == 0 && now_ms() < end)
+		while (w->service.lies_told == 0 && remote_world_shared(w) == 0 && now_ms() < end)
 			sleep_ms(1);
 		check_ram(w);
 		w->service.lie = LIE_NONE;
-		close_world(w);
+		remote_world_close(w);
 	}
 }
 END_TEST

@@ -8,86 +8,31 @@
 #include "dedup/errand.h"
 #include "tests/support/guest.h"
 #include "tests/support/suite.h"
-#include "tests/unit/support/tiny_service.h"
+#include "tests/unit/support/remote_world.h"
 
 enum { PAGES = 512, SEED = 1000 };
 
-struct world {
-	struct tiny_service service;
-	struct gmm *gmm;
-	struct gmm_vm *vm[2];
-	char *ram[2];
-};
-
-/* One of two VMs with PAGES pages of equal content each. */
-static void add_vm(struct world *w, int i)
+/* Page 0 of both is of zeros. */
+static struct remote_world *open_repairing(enum gmm_repair repair)
 {
-	void *ram;
+	struct remote_world *w = remote_world_open(PAGES, SEED, repair);
 
-	assert_ok(gmm_vm_create(w->gmm, NULL, &w->vm[i]));
-	assert_ok(gmm_vm_create_ram(w->vm[i], 0, PAGES * PAGE, &ram));
-	w->ram[i] = ram;
-	ram_fill(w->ram[i], PAGES, SEED);
-	page_repeat(w->ram[i], 0);
-}
-
-static struct world *open_repairing(enum gmm_repair repair)
-{
-	struct world *w = calloc(1, sizeof *w);
-	struct gmm_options options;
-
-	ck_assert_ptr_nonnull(w);
-	tiny_service_start(&w->service);
-	gmm_options_init(&options);
-	options.log = suite_log;
-	options.window_ms = 0;
-	options.pass_interval_ms = 1;
-	options.cpu_percent = 0;
-	options.socket = w->service.path;
-	options.repair = repair;
-	assert_ok(gmm_instance_open(&options, &w->gmm));
 	for (int i = 0; i < 2; i++)
-		add_vm(w, i);
+		page_repeat(w->ram[i], 0);
 	return w;
 }
 
-static struct world *open_world(void)
+static struct remote_world *open_world(void)
 {
 	return open_repairing(GMM_REPAIR_NEVER);
 }
 
-static void check_ram(const struct world *w)
+static void check_ram(const struct remote_world *w)
 {
 	for (int i = 0; i < 2; i++) {
 		ck_assert(page_repeats(w->ram[i], 0));
 		ck_assert_uint_eq(ram_wrong(w->ram[i] + PAGE, PAGES - 1, SEED + 1), 0);
 	}
-}
-
-static uint64_t shared_pages(struct world *w)
-{
-	struct gmm_stats stats;
-
-	assert_ok(gmm_instance_stats(w->gmm, &stats));
-	return stats.total.references;
-}
-
-static uint64_t passes(struct world *w)
-{
-	struct gmm_stats stats;
-
-	assert_ok(gmm_instance_stats(w->gmm, &stats));
-	return stats.passes;
-}
-
-static void close_world(struct world *w)
-{
-	assert_ok(gmm_instance_validate(w->gmm));
-	for (int i = 0; i < 2; i++)
-		assert_ok(gmm_vm_destroy(w->vm[i], GMM_RAM_DISCARD));
-	assert_ok(gmm_instance_close(w->gmm));
-	tiny_service_stop(&w->service);
-	free(w);
 }
 
 START_TEST(no_service_is_an_error)
@@ -103,100 +48,100 @@ END_TEST
 
 START_TEST(equal_pages_are_shared)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	check_ram(w);
 	assert_ok(gmm_engine_wait_settled(w->gmm, 20000));
 	for (int i = 1; i < PAGES; i++)
 		assert_eventually((w->service.state[i] & 15) == GMM_PAGE_SHARED);
 	ck_assert_int_eq(w->service.state[0] & 15, GMM_PAGE_ZERO);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* What happens outside the engine is told at the next visit. */
 START_TEST(changes_by_call_are_told)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	assert_ok(gmm_vm_discard(w->vm[0], PAGE, 10 * PAGE));
 	for (int i = 1; i <= 10; i++)
 		assert_eventually((w->service.state[i] & 15) == GMM_PAGE_ABSENT);
 	ck_assert_uint_eq(ram_not_zero(w->ram[0], 11), 0);
 	ck_assert_uint_eq(ram_wrong(w->ram[1] + PAGE, PAGES - 1, SEED + 1), 0);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 START_TEST(a_write_is_told)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	guest_store(w->ram[0] + 5 * PAGE, 0, 77);
 	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_BROKEN);
 	ck_assert(page_is(w->ram[1] + 5 * PAGE, SEED + 5));
 	ck_assert_uint_eq(guest_load(w->ram[0] + 5 * PAGE, 0), 77);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 START_TEST(a_written_page_is_shared_again)
 {
-	struct world *w = open_repairing(GMM_REPAIR_PROMISED);
+	struct remote_world *w = open_repairing(GMM_REPAIR_PROMISED);
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	guest_store(w->ram[0] + 5 * PAGE, 0, 77);
 	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_BROKEN);
 	ck_assert_uint_eq(guest_load(w->ram[0] + 5 * PAGE, 0), 77);
 	page_fill(w->ram[0] + 5 * PAGE, SEED + 5);
 	page_fill(w->ram[0] + 6 * PAGE, SEED + 7);
 	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_SHARED);
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	ck_assert(page_is(w->ram[0] + 6 * PAGE, SEED + 7));
 	page_fill(w->ram[0] + 6 * PAGE, SEED + 6);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 START_TEST(the_service_pauses_and_unshares)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	w->service.paused = true;
 	w->service.unshare = 3;
 	assert_eventually(w->service.unshared == 3);
-	ck_assert_uint_eq(shared_pages(w), 0);
+	ck_assert_uint_eq(remote_world_shared(w), 0);
 	check_ram(w);
-	uint64_t now = passes(w);
-	assert_eventually(passes(w) > now + 3);
-	ck_assert_uint_eq(shared_pages(w), 0);
+	uint64_t now = remote_world_passes(w);
+	assert_eventually(remote_world_passes(w) > now + 3);
+	ck_assert_uint_eq(remote_world_shared(w), 0);
 	w->service.paused = false;
-	assert_eventually(shared_pages(w) > 0);
+	assert_eventually(remote_world_shared(w) > 0);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
-static struct world *run_lie(enum lie lie, uint32_t about, uint64_t seed)
+static struct remote_world *run_lie(enum lie lie, uint32_t about, uint64_t seed)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	w->service.lie = lie;
 	w->service.lie_about = about;
 	w->service.seed = seed;
 	assert_ok(gmm_engine_start(w->gmm));
 	uint64_t end = now_ms() + 2000;
-	while (w->service.lies_told < 1 && passes(w) < 50 && now_ms() < end)
+	while (w->service.lies_told < 1 && remote_world_passes(w) < 50 && now_ms() < end)
 		sleep_ms(1);
 	sleep_ms(10); /* what comes of it */
 	check_ram(w);
@@ -211,41 +156,41 @@ START_TEST(no_lie_harms_the_guest)
 
 	for (enum lie lie = LIE_SHORT; lie < LIES; lie++)
 		for (size_t i = 0; i < sizeof answered / sizeof *answered; i++)
-			close_world(run_lie(lie, answered[i], 0));
+			remote_world_close(run_lie(lie, answered[i], 0));
 }
 END_TEST
 
 START_TEST(noise_does_not_harm_the_guest)
 {
 	for (uint64_t seed = 1; seed <= 20; seed++)
-		close_world(run_lie(LIE_NOISE, 0, seed * 12345));
+		remote_world_close(run_lie(LIE_NOISE, 0, seed * 12345));
 }
 END_TEST
 
 /* Other bytes than the fingerprint says: the compare finds out. */
 START_TEST(pages_with_other_bytes_are_not_mapped)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	w->service.lie = LIE_CONTENT;
 	assert_ok(gmm_vm_unshare(w->vm[0], 0, PAGES * PAGE));
-	uint64_t now = passes(w);
-	assert_eventually(passes(w) > now + 10);
+	uint64_t now = remote_world_passes(w);
+	assert_eventually(remote_world_passes(w) > now + 10);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* A connection that broke comes back, and sharing goes on; a service that forgot the client is told all. */
 static void renew(bool forget)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	w->service.forget = forget;
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	w->service.lie_about = GMM__WIRE_POLL;
 	w->service.lie = LIE_CLOSE;
 	assert_eventually(w->service.lies_told > 0);
@@ -255,9 +200,9 @@ static void renew(bool forget)
 	guest_store(w->ram[0] + 5 * PAGE, 0, 77);
 	assert_eventually((w->service.state[5] & 15) == GMM_PAGE_BROKEN);
 	assert_ok(gmm_vm_unshare(w->vm[0], 0, PAGES * PAGE));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1) - 1);
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1) - 1);
 	ck_assert(page_is(w->ram[1] + 5 * PAGE, SEED + 5));
-	close_world(w);
+	remote_world_close(w);
 }
 
 START_TEST(a_connection_is_renewed)
@@ -275,33 +220,33 @@ END_TEST
 /* ---- a service that does not move ------------------------------------------------------------------------------------ */
 
 /* Until the engine waits for the answer to such a request. */
-static struct world *open_stuck(uint32_t type)
+static struct remote_world *open_stuck(uint32_t type)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 	uint64_t now;
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	w->service.stuck_at = type;
 	assert_ok(gmm_vm_unshare(w->vm[1], 0, PAGES * PAGE));
 	do {
-		now = passes(w);
+		now = remote_world_passes(w);
 		sleep_ms(100);
-	} while (passes(w) != now);
+	} while (remote_world_passes(w) != now);
 	return w;
 }
 
-static void close_unstuck(struct world *w, uint64_t start_ms)
+static void close_unstuck(struct remote_world *w, uint64_t start_ms)
 {
 	ck_assert_uint_lt(now_ms() - start_ms, 4000); /* 1 s, and the machine may be busy */
 	check_ram(w);
 	w->service.stuck_at = 0;
-	close_world(w);
+	remote_world_close(w);
 }
 
 START_TEST(to_pause_does_not_wait_for_a_stuck_service)
 {
-	struct world *w = open_stuck(GMM__WIRE_POLL);
+	struct remote_world *w = open_stuck(GMM__WIRE_POLL);
 	uint64_t start_ms = now_ms();
 
 	assert_ok(gmm_engine_pause(w->gmm));
@@ -311,7 +256,7 @@ END_TEST
 
 START_TEST(to_stop_does_not_wait_for_a_stuck_service)
 {
-	struct world *w = open_stuck(GMM__WIRE_OFFER);
+	struct remote_world *w = open_stuck(GMM__WIRE_OFFER);
 	uint64_t start_ms = now_ms();
 
 	assert_ok(gmm_engine_stop(w->gmm));
@@ -322,12 +267,13 @@ END_TEST
 /* The VM is visited. Another takes its place, and shares when the service moves again. */
 START_TEST(to_end_a_vm_does_not_wait_for_a_stuck_service)
 {
-	struct world *w = open_stuck(GMM__WIRE_OFFER);
+	struct remote_world *w = open_stuck(GMM__WIRE_OFFER);
 	uint64_t start_ms = now_ms();
 
 	ck_assert_uint_gt(w->vm[1]->visits, 0);
 	assert_ok(gmm_vm_destroy(w->vm[1], GMM_RAM_DISCARD));
-	add_vm(w, 1);
+	remote_world_add_vm(w, 1);
+	page_repeat(w->ram[1], 0);
 	close_unstuck(w, start_ms);
 }
 END_TEST
@@ -335,36 +281,36 @@ END_TEST
 /* Nobody waits: it is not given up so soon, and goes on where it was. */
 START_TEST(a_slow_service_is_waited_for)
 {
-	struct world *w = open_stuck(GMM__WIRE_OFFER);
+	struct remote_world *w = open_stuck(GMM__WIRE_OFFER);
 
 	sleep_ms(1500);
 	w->service.stuck_at = 0;
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	ck_assert_uint_eq(w->service.connections, 1);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* ---- what the service's pool is not for ------------------------------------------------------------------- */
 
 /* Neighbours that were shared at different times: there is something to be joined. */
-static void share_odd_pages_later(struct world *w)
+static void share_odd_pages_later(struct remote_world *w)
 {
 	for (int i = 0; i < 2; i++)
 		for (uint32_t k = 1; k < PAGES; k += 2)
 			page_repeat(w->ram[i] + (size_t)k * PAGE, 0);
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == PAGES - 2);
+	assert_eventually(remote_world_shared(w) == PAGES - 2);
 	for (int i = 0; i < 2; i++)
 		for (uint32_t k = 1; k < PAGES; k += 2)
 			page_fill(w->ram[i] + (size_t)k * PAGE, SEED + k);
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	check_ram(w);
 }
 
 START_TEST(the_pool_of_a_service_is_not_tidied_up)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 	uint64_t chunks = 99;
 	struct gmm_stats stats;
 	struct stat before, after;
@@ -378,14 +324,14 @@ START_TEST(the_pool_of_a_service_is_not_tidied_up)
 	ck_assert_int_eq(fstat(w->service.pool, &after), 0);
 	ck_assert_int_eq(before.st_size, after.st_size);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* An errand that names a page of the service's pool: nobody there counts its reference. */
 static void join_without_reference(void *arg, const struct gmm__merge *merge)
 {
-	struct world *w = arg;
+	struct remote_world *w = arg;
 	struct gmm__slot *from = w->vm[0]->slots->slot[0], *to = w->vm[1]->slots->slot[0];
 	struct gmm__run run = { .kind = GMM__VERDICT_JOIN, .first = 5, .count = 1, .page = from->value[5] };
 	struct gmm__merge with = *merge;
@@ -400,22 +346,22 @@ static void join_without_reference(void *arg, const struct gmm__merge *merge)
 
 START_TEST(errands_merge_nothing)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	assert_ok(gmm_engine_start(w->gmm));
-	assert_eventually(shared_pages(w) == 2 * (PAGES - 1));
+	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	assert_ok(gmm_engine_stop(w->gmm));
 	assert_ok(gmm_vm_unshare(w->vm[1], 5 * PAGE, PAGE));
 	gmm__errand_call(w->gmm, join_without_reference, w);
 	check_ram(w);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 
 /* A limit of the embedder's own ends, and the service's is in force again. */
 START_TEST(the_limit_of_the_service_comes_back)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	w->service.cpu_percent = 70;
 	w->service.limited = true;
@@ -425,7 +371,7 @@ START_TEST(the_limit_of_the_service_comes_back)
 	assert_eventually(w->gmm->engine->cpu_percent == 70);
 	w->service.limited = false;
 	assert_eventually(w->gmm->engine->cpu_percent == 0);
-	close_world(w);
+	remote_world_close(w);
 }
 END_TEST
 

@@ -8,70 +8,38 @@
 #include "tests/support/guest.h"
 #include "tests/support/suite.h"
 #include "tests/unit/support/hand_engine.h"
-#include "tests/unit/support/tiny_service.h"
+#include "tests/unit/support/remote_world.h"
 
 enum { PAGES = 64, SEED = 500 };
 
-struct world {
-	struct tiny_service service;
-	struct gmm *gmm;
-	struct gmm__engine *engine;
-	struct gmm_vm *vm[2];
-	char *ram[2];
-};
-
-static struct world *open_world(void)
+static struct remote_world *open_world(void)
 {
-	struct world *w = calloc(1, sizeof *w);
-	struct gmm_options options;
-	void *ram;
+	struct remote_world *w = remote_world_open(PAGES, SEED, GMM_REPAIR_NEVER);
 
-	ck_assert_ptr_nonnull(w);
-	tiny_service_start(&w->service);
-	gmm_options_init(&options);
-	options.log = suite_log;
-	options.window_ms = 0;
-	options.socket = w->service.path;
-	assert_ok(gmm_instance_open(&options, &w->gmm));
 	w->engine = hand_engine_new(w->gmm, gmm__backend_mapped());
-	for (int i = 0; i < 2; i++) {
-		assert_ok(gmm_vm_create(w->gmm, NULL, &w->vm[i]));
-		assert_ok(gmm_vm_create_ram(w->vm[i], 0, PAGES * PAGE, &ram));
-		w->ram[i] = ram;
-		ram_fill(w->ram[i], PAGES, SEED);
-	}
 	return w;
 }
 
-static struct gmm__slot *slot_of(const struct world *w, int i)
+static struct gmm__slot *slot_of(const struct remote_world *w, int i)
 {
 	return w->vm[i]->slots->slot[0];
 }
 
-static void pass_until_shared(struct world *w)
+static void pass_until_shared(struct remote_world *w)
 {
-	struct gmm_stats stats = { 0 };
-
-	for (int i = 0; i < 40 && stats.total.references < 2 * PAGES; i++) {
+	for (int i = 0; i < 40 && remote_world_shared(w) < 2 * PAGES; i++)
 		gmm__engine_pass(w->engine);
-		assert_ok(gmm_instance_stats(w->gmm, &stats));
-	}
-	ck_assert_uint_eq(stats.total.references, 2 * PAGES);
+	ck_assert_uint_eq(remote_world_shared(w), 2 * PAGES);
 }
 
-static void close_world(struct world *w)
+static void close_world(struct remote_world *w)
 {
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 2; i++)
 		ck_assert_uint_eq(ram_wrong(w->ram[i], PAGES, SEED), 0);
-		assert_ok(gmm_vm_destroy(w->vm[i], GMM_RAM_DISCARD));
-	}
-	hand_engine_free(w->engine);
-	assert_ok(gmm_instance_close(w->gmm));
-	tiny_service_stop(&w->service);
-	free(w);
+	remote_world_close(w);
 }
 
-static bool any_gone(const struct world *w)
+static bool any_gone(const struct remote_world *w)
 {
 	for (size_t i = 0; i < GMM__WIRE_SLOTS / 64; i++)
 		if (w->gmm->remote->gone_slots[i] || (i < GMM__WIRE_VMS / 64 && w->gmm->remote->gone_vms[i]))
@@ -83,7 +51,7 @@ static bool any_gone(const struct world *w)
  * pages would be given back. */
 START_TEST(numbers_of_an_earlier_service_are_not_removed)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 	uint32_t slot = slot_of(w, 0)->remote, vm;
 
 	pass_until_shared(w);
@@ -105,7 +73,7 @@ END_TEST
 /* What people read in `gmm-dedup status` is the client's own estimate. */
 START_TEST(the_estimate_is_told)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	for (int i = 0; i < 40 && !w->engine->settled; i++) {
 		gmm__remote_begin_pass(&w->engine->worker[0]);
@@ -122,7 +90,7 @@ END_TEST
 /* Somebody has claimed a VM, and may be removing RAM that is in no list any more and still maps shared pages. */
 START_TEST(not_all_is_reported_while_ram_is_removed)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	pass_until_shared(w);
 	gmm__remote_begin_pass(&w->engine->worker[0]);
@@ -141,7 +109,7 @@ END_TEST
  * maps those pages until he is done. */
 START_TEST(the_region_of_a_dying_slot_is_committed)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	pass_until_shared(w);
 	uint32_t commits = w->service.commits;
@@ -160,7 +128,7 @@ END_TEST
  * told anew. */
 START_TEST(a_slot_that_was_told_in_part_is_told_anew)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	pass_until_shared(w);
 	w->service.forget = true;
@@ -184,7 +152,7 @@ END_TEST
 /* A slot that a service has no room for has no number to speak of its regions by. */
 START_TEST(nothing_is_said_of_a_slot_without_a_number)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	w->service.lie_about = GMM__WIRE_SLOT_ADD;
 	w->service.lie = LIE_REFUSE;
@@ -199,7 +167,7 @@ END_TEST
 /* A VM that is left alone for want of profit has to be announced to a service that started again, or that waits for ever. */
 START_TEST(a_vm_that_rests_is_announced)
 {
-	struct world *w = open_world();
+	struct remote_world *w = open_world();
 
 	pass_until_shared(w);
 	w->service.forget = true;

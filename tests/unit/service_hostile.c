@@ -13,32 +13,6 @@
 #include "service/session.h"
 #include "tests/unit/support/service_world.h"
 
-static struct client a, b;
-
-static void setup(const char *config)
-{
-	world_prepare(config);
-	world_open();
-	client_hello(&a);
-	client_hello(&b);
-	ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
-	ck_assert_int_eq(client_add_vm(&b, 0, ""), GMM_OK);
-	client_add_slot(&a, 0, 0, 0, 4096);
-	client_add_slot(&b, 0, 3, 0, 4096);
-}
-
-static void teardown(void)
-{
-	world_check();
-	world_close();
-	world_remove();
-}
-
-static struct gmm__record record(gmm__page_id page)
-{
-	return gmm__pool_record(&served.service->pooled->domain->pool, page);
-}
-
 static uint32_t sessions(void)
 {
 	return served.service->n_sessions;
@@ -81,7 +55,7 @@ START_TEST(wrong_regions_end_the_connection)
 	};
 	uint8_t packet[256];
 
-	setup("");
+	world_begin("");
 	for (size_t i = 0; i < sizeof wrongs / sizeof *wrongs; i++) {
 		const struct wrong *w = &wrongs[i];
 		struct gmm__wire_region region = {
@@ -91,23 +65,23 @@ START_TEST(wrong_regions_end_the_connection)
 		memset(packet, 0, sizeof packet);
 		memcpy(packet, &region, sizeof region);
 		memcpy(packet + sizeof region, w->bytes, w->more < sizeof w->bytes ? w->more : sizeof w->bytes);
-		ck_assert(client_send_raw(&a, packet, sizeof region + w->more));
-		ck_assert_msg(client_is_cut_off(&a), "wrong message %zu was taken", i);
+		ck_assert(client_send_raw(&client_a, packet, sizeof region + w->more));
+		ck_assert_msg(client_is_cut_off(&client_a), "wrong message %zu was taken", i);
 		ck_assert_uint_eq(served.service->violations, i + 1);
-		close(a.socket);
-		client_hello(&a);
-		ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
-		client_add_slot(&a, 0, 0, 0, 4096);
+		close(client_a.socket);
+		client_hello(&client_a);
+		ck_assert_int_eq(client_add_vm(&client_a, 0, ""), GMM_OK);
+		client_add_slot(&client_a, 0, 0, 0, 4096);
 	}
-	share_new(&a, 0, &b, 3, 1);
-	teardown();
+	share_new(&client_a, 0, &client_b, 3, 1);
+	world_end();
 }
 END_TEST
 
 START_TEST(random_bytes_do_no_harm)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 
 	srand(1);
 	for (int i = 0; i < 300; i++) {
@@ -130,27 +104,27 @@ START_TEST(random_bytes_do_no_harm)
 	}
 	gmm__service_tick(served.service);
 	ck_assert_uint_eq(sessions(), 2);
-	ck_assert_uint_eq(record(page).references, 2);
-	teardown();
+	ck_assert_uint_eq(pool_record(page).references, 2);
+	world_end();
 }
 END_TEST
 
 /* A child of a client that is gone still maps the pool: nothing of it is given back. */
 START_TEST(a_zombie_keeps_what_its_child_maps)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	int down[2], up[2];
 	uint64_t offset;
 	char c = 0;
 
 	ck_assert_int_eq(pipe(down), 0);
 	ck_assert_int_eq(pipe(up), 0);
-	int fd = client_file(&a, page, &offset);
+	int fd = client_file(&client_a, page, &offset);
 	pid_t child = fork();
 	if (child == 0) {
-		close(a.socket);
-		close(b.socket);
+		close(client_a.socket);
+		close(client_b.socket);
 		const uint8_t *map = mmap(NULL, GMM__PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, (off_t)offset);
 		close(fd);
 		pid_t grandchild = map == MAP_FAILED ? -1 : fork();
@@ -165,12 +139,12 @@ START_TEST(a_zombie_keeps_what_its_child_maps)
 	close(fd);
 	ck_assert_int_eq(waitpid(child, NULL, 0), child);
 	ck_assert_int_eq(read(up[0], &c, 1), 1);
-	client_close(&a);
+	client_close(&client_a);
 	gmm__service_tick(served.service);
 	ck_assert_uint_eq(sessions(), 2);
-	ck_assert_uint_eq(record(page).references, 2);
-	ck_assert(client_commit(&b, 3, 0, 1, GMM_PAGE_ABSENT));
-	ck_assert_uint_eq(record(page).references, 1);
+	ck_assert_uint_eq(pool_record(page).references, 2);
+	ck_assert(client_commit(&client_b, 3, 0, 1, GMM_PAGE_ABSENT));
+	ck_assert_uint_eq(pool_record(page).references, 1);
 	close(down[1]);
 	ck_assert_int_eq(read(up[0], &c, 1), 1);
 	ck_assert_int_eq(c, 'y');
@@ -179,91 +153,91 @@ START_TEST(a_zombie_keeps_what_its_child_maps)
 		gmm__service_tick(served.service);
 	}
 	ck_assert_uint_eq(sessions(), 1);
-	teardown();
+	world_end();
 }
 END_TEST
 
 START_TEST(a_client_comes_back)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
-	struct gmm__wire_finding f = client_finding(&a, 5, page_bytes(7));
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
+	struct gmm__wire_finding f = client_finding(&client_a, 5, page_bytes(7));
 	struct gmm__wire_verdict v[1];
 	uint64_t offset;
 	struct client thief = { 0 };
 
-	int fd = client_file(&a, page, &offset);
-	client_offer(&a, 0, 0, 2048, &f, 1, v); /* it merges and loses its connection before the COMMIT */
+	int fd = client_file(&client_a, page, &offset);
+	client_offer(&client_a, 0, 0, 2048, &f, 1, v); /* it merges and loses its connection before the COMMIT */
 	ck_assert_uint_eq(v[0].kind, GMM__VERDICT_JOIN);
-	ck_assert_uint_eq(record(page).references, 3);
-	client_close(&a);
+	ck_assert_uint_eq(pool_record(page).references, 3);
+	client_close(&client_a);
 	ck_assert_uint_eq(sessions(), 2);
 	client_connect(&thief); /* the number alone is not enough */
-	thief.number = a.number;
+	thief.number = client_a.number;
 	ck_assert_int_eq(client_resume(&thief), GMM_ERR_NOT_FOUND);
 	client_close(&thief);
-	client_connect(&a);
-	ck_assert_int_eq(client_resume(&a), GMM_OK);
-	ck_assert(a.resumed);
-	client_offer(&a, 0, 2048, 1, NULL, 0, v);
-	ck_assert_uint_eq(record(page).references, 3);
-	ck_assert(client_commit(&a, 0, 5, 1, GMM_PAGE_SHARED));
-	ck_assert_uint_eq(record(page).references, 3);
+	client_connect(&client_a);
+	ck_assert_int_eq(client_resume(&client_a), GMM_OK);
+	ck_assert(client_a.resumed);
+	client_offer(&client_a, 0, 2048, 1, NULL, 0, v);
+	ck_assert_uint_eq(pool_record(page).references, 3);
+	ck_assert(client_commit(&client_a, 0, 5, 1, GMM_PAGE_SHARED));
+	ck_assert_uint_eq(pool_record(page).references, 3);
 	close(fd);
-	teardown();
+	world_end();
 }
 END_TEST
 
 START_TEST(who_broke_a_rule_does_not_come_back)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	uint64_t offset;
 
-	int fd = client_file(&a, page, &offset);
-	ck_assert(!client_commit(&a, 0, 9, 1, GMM_PAGE_SHARED));
-	ck_assert_uint_eq(record(page).references, 2);
-	close(a.socket);
-	client_connect(&a);
-	ck_assert_int_eq(client_resume(&a), GMM_ERR_NOT_FOUND);
+	int fd = client_file(&client_a, page, &offset);
+	ck_assert(!client_commit(&client_a, 0, 9, 1, GMM_PAGE_SHARED));
+	ck_assert_uint_eq(pool_record(page).references, 2);
+	close(client_a.socket);
+	client_connect(&client_a);
+	ck_assert_int_eq(client_resume(&client_a), GMM_ERR_NOT_FOUND);
 	close(fd);
 	gmm__service_tick(served.service);
-	ck_assert_uint_eq(record(page).references, 1);
-	teardown();
+	ck_assert_uint_eq(pool_record(page).references, 1);
+	world_end();
 }
 END_TEST
 
 START_TEST(pages_wait_while_a_fork_lives)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	struct gmm__wire_region region = { .slot = 0, .count = 1, .n = 1, .flags = GMM__WIRE_FORKED };
 	struct gmm__wire_states states = { .pages = 1, .state = GMM_PAGE_VOLATILE };
 	struct gmm__pool *pool = &served.service->pooled->domain->pool;
 	struct gmm__wire_look look;
 	int status;
 
-	ck_assert(client_commit(&b, 3, 0, 1, GMM_PAGE_VOLATILE));
-	ck_assert(client_ask(&a, GMM__WIRE_COMMIT, &region, sizeof region, &states, sizeof states, &status));
-	ck_assert_uint_eq(record(page).references, 0);
+	ck_assert(client_commit(&client_b, 3, 0, 1, GMM_PAGE_VOLATILE));
+	ck_assert(client_ask(&client_a, GMM__WIRE_COMMIT, &region, sizeof region, &states, sizeof states, &status));
+	ck_assert_uint_eq(pool_record(page).references, 0);
 	ck_assert_uint_eq(pool->deferred_pages, 1);
 	gmm__service_tick(served.service);
 	ck_assert_uint_eq(pool->deferred_pages, 1);
-	client_poll(&a, &look); /* with forked = 0 */
+	client_poll(&client_a, &look); /* with forked = 0 */
 	gmm__service_tick(served.service);
 	ck_assert_uint_eq(pool->deferred_pages, 0);
-	teardown();
+	world_end();
 }
 END_TEST
 
 START_TEST(descriptors_are_of_no_use_for_writing)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	char path[64];
 	uint64_t offset;
 
-	int fd = client_file(&a, page, &offset);
+	int fd = client_file(&client_a, page, &offset);
 	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
 	ck_assert_int_lt(open(path, O_RDWR), 0);
 	ck_assert_int_ne(fchmod(fd, 0666), 0);
@@ -281,7 +255,7 @@ START_TEST(descriptors_are_of_no_use_for_writing)
 	ck_assert_uint_eq(gmm__pooled_file_pages(pooled), 1);
 	munmap((void *)(uintptr_t)map, GMM__CHUNK_BYTES);
 	close(fd);
-	teardown();
+	world_end();
 }
 END_TEST
 
@@ -300,21 +274,21 @@ START_TEST(limits_hold)
 	struct gmm__wire_slot_add add = { .vm = 0, .slot = 7, .gfn = 1 << 20, .pages = 100000 };
 	int status = 0;
 
-	setup("[limits]\nclients_per_user = 3\nclients = 3\ndomain_ram_pages = 10000\nvms = 2\npages_per_second = 100000\n");
-	ck_assert(client_ask(&a, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
+	world_begin("[limits]\nclients_per_user = 3\nclients = 3\ndomain_ram_pages = 10000\nvms = 2\npages_per_second = 100000\n");
+	ck_assert(client_ask(&client_a, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
 	ck_assert_int_eq(status, GMM_ERR_LIMIT);
-	ck_assert_int_eq(client_add_vm(&b, 1, ""), GMM_ERR_LIMIT);
+	ck_assert_int_eq(client_add_vm(&client_b, 1, ""), GMM_ERR_LIMIT);
 	/* Over its bound it is not read until it has rested. */
-	struct gmm__session *s = session_of(&a);
+	struct gmm__session *s = session_of(&client_a);
 	gmm__session_charge(s, 500000);
 	struct gmm__wire_remove remove = { .header = { GMM__WIRE_SLOT_REMOVE, sizeof remove, 77, 0 }, .number = 0 };
-	client_send_raw(&a, &remove, sizeof remove);
+	client_send_raw(&client_a, &remove, sizeof remove);
 	world_turn(); /* this one is answered, the next one waits */
 	ck_assert(s->waits);
-	client_close(&a);
+	client_close(&client_a);
 	ck_assert_uint_eq(sessions(), 1);
 	client_hello(&c);
-	teardown();
+	world_end();
 }
 END_TEST
 
@@ -327,44 +301,44 @@ START_TEST(limits_of_a_user_hold)
 	struct client c = { 0 };
 	int status = 0;
 
-	setup("[limits]\nvms_per_user = 3\nram_pages_per_user = 10000\npages_per_second_per_user = 100000\n");
-	ck_assert_int_eq(client_add_vm(&a, 1, ""), GMM_OK);
-	ck_assert_int_eq(client_add_vm(&b, 1, ""), GMM_ERR_LIMIT);
-	ck_assert(client_ask(&b, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
+	world_begin("[limits]\nvms_per_user = 3\nram_pages_per_user = 10000\npages_per_second_per_user = 100000\n");
+	ck_assert_int_eq(client_add_vm(&client_a, 1, ""), GMM_OK);
+	ck_assert_int_eq(client_add_vm(&client_b, 1, ""), GMM_ERR_LIMIT);
+	ck_assert(client_ask(&client_b, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
 	ck_assert_int_eq(status, GMM_ERR_LIMIT);
-	ck_assert(client_ask(&a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
-	ck_assert(client_ask(&b, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
+	ck_assert(client_ask(&client_a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
+	ck_assert(client_ask(&client_b, GMM__WIRE_SLOT_ADD, &add, sizeof add, NULL, 0, &status));
 	ck_assert_int_eq(status, GMM_OK);
-	ck_assert_int_eq(client_add_vm(&b, 1, ""), GMM_OK);
-	ck_assert_uint_eq(session_of(&a)->user->vms, 3);
-	ck_assert_uint_eq(session_of(&a)->user->ram_pages, 4096 + 2000);
-	gmm__session_charge(session_of(&a), 10000000);
-	client_send_raw(&b, &poll, sizeof poll);
+	ck_assert_int_eq(client_add_vm(&client_b, 1, ""), GMM_OK);
+	ck_assert_uint_eq(session_of(&client_a)->user->vms, 3);
+	ck_assert_uint_eq(session_of(&client_a)->user->ram_pages, 4096 + 2000);
+	gmm__session_charge(session_of(&client_a), 10000000);
+	client_send_raw(&client_b, &poll, sizeof poll);
 	client_connect(&c);
 	struct gmm__wire_hello hello = { .header = { GMM__WIRE_HELLO, sizeof hello, 1, 0 } };
 	client_send_raw(&c, &hello, sizeof hello);
 	world_turn();
-	ck_assert(session_of(&b)->waits);
+	ck_assert(session_of(&client_b)->waits);
 	ck_assert(served.service->sessions->waits);
 	uint64_t messages = served.service->messages;
 	world_turn();
 	ck_assert_uint_eq(served.service->messages, messages);
 	client_close(&c);
-	client_close(&a);
-	client_close(&b);
+	client_close(&client_a);
+	client_close(&client_b);
 	ck_assert_uint_eq(sessions(), 0);
 	gmm__service_tick(served.service);
 	ck_assert_ptr_nonnull(served.service->users); /* he still owes */
 	ck_assert_uint_eq(served.service->users->vms + served.service->users->ram_pages, 0);
-	teardown();
+	world_end();
 }
 END_TEST
 
 /* Everything is dropped as by SIGKILL: the store is all that is left. */
 START_TEST(a_restart_finds_all_again)
 {
-	setup("");
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	struct gmm__wire_region region = { .slot = 0, .count = 1, .n = 1 };
 	struct gmm__wire_report report = { .value = page, .state = GMM_PAGE_SHARED };
 	struct gmm__wire_poll poll = { .reported = 1 };
@@ -373,7 +347,7 @@ START_TEST(a_restart_finds_all_again)
 	uint64_t offset;
 	int status = 0;
 
-	int fd_a = client_file(&a, page, &offset), fd_b = client_file(&b, page, &offset);
+	int fd_a = client_file(&client_a, page, &offset), fd_b = client_file(&client_b, page, &offset);
 	const uint8_t *map = mmap(NULL, GMM__PAGE_BYTES, PROT_READ, MAP_PRIVATE, fd_a, (off_t)offset);
 	close(fd_a);
 	world_close();
@@ -381,18 +355,18 @@ START_TEST(a_restart_finds_all_again)
 	ck_assert_uint_eq(sessions(), 2);
 	world_turn();
 	ck_assert(served.service->pooled->recovering);
-	client_connect(&a);
-	ck_assert_int_eq(client_resume(&a), GMM_OK);
-	ck_assert(!a.resumed);
-	ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
-	client_add_slot(&a, 0, 0, 0, 4096);
+	client_connect(&client_a);
+	ck_assert_int_eq(client_resume(&client_a), GMM_OK);
+	ck_assert(!client_a.resumed);
+	ck_assert_int_eq(client_add_vm(&client_a, 0, ""), GMM_OK);
+	client_add_slot(&client_a, 0, 0, 0, 4096);
 	report.value = page + GMM__CHUNK_PAGES * 100; /* of no chunk of this domain */
-	ck_assert(client_ask(&a, GMM__WIRE_REPORT, &region, sizeof region, &report, sizeof report, &status));
+	ck_assert(client_ask(&client_a, GMM__WIRE_REPORT, &region, sizeof region, &report, sizeof report, &status));
 	ck_assert_int_eq(status, GMM_ERR_NOT_FOUND);
 	report.value = page;
-	ck_assert(client_ask(&a, GMM__WIRE_REPORT, &region, sizeof region, &report, sizeof report, &status));
+	ck_assert(client_ask(&client_a, GMM__WIRE_REPORT, &region, sizeof region, &report, sizeof report, &status));
 	ck_assert_int_eq(status, GMM_OK);
-	ck_assert(client_ask(&a, GMM__WIRE_POLL, &poll, sizeof poll, NULL, 0, &status));
+	ck_assert(client_ask(&client_a, GMM__WIRE_POLL, &poll, sizeof poll, NULL, 0, &status));
 	/* b still has a file and has said nothing. */
 	world_turn();
 	ck_assert(served.service->pooled->recovering);
@@ -402,7 +376,7 @@ START_TEST(a_restart_finds_all_again)
 		world_turn();
 	ck_assert(!served.service->pooled->recovering);
 	ck_assert_uint_eq(sessions(), 1);
-	ck_assert_uint_eq(record(page).references, 1);
+	ck_assert_uint_eq(pool_record(page).references, 1);
 	ck_assert_int_eq(memcmp(map, page_bytes(7), GMM__PAGE_BYTES), 0);
 	/* A new VM shares with the old one. */
 	struct client c = { 0 };
@@ -414,9 +388,9 @@ START_TEST(a_restart_finds_all_again)
 	ck_assert_uint_eq(v[0].kind, GMM__VERDICT_JOIN);
 	ck_assert_uint_eq(v[0].page, page);
 	ck_assert(client_commit(&c, 0, 0, 1, GMM_PAGE_SHARED));
-	ck_assert_uint_eq(record(page).references, 2);
+	ck_assert_uint_eq(pool_record(page).references, 2);
 	munmap((void *)(uintptr_t)map, GMM__PAGE_BYTES);
-	teardown();
+	world_end();
 }
 END_TEST
 
@@ -441,7 +415,7 @@ START_TEST(many_clients)
 		ck_assert_uint_eq(v[0].page, page);
 		ck_assert(client_commit(&c[i], 0, 0, 1, GMM_PAGE_SHARED));
 	}
-	ck_assert_uint_eq(record(page).references, CLIENTS);
+	ck_assert_uint_eq(pool_record(page).references, CLIENTS);
 	world_check();
 	for (int i = 0; i < CLIENTS; i++)
 		client_close(&c[i]);
@@ -449,7 +423,7 @@ START_TEST(many_clients)
 	ck_assert_uint_eq(sessions(), 0);
 	ck_assert_ptr_null(served.service->pooled);
 	free(c);
-	teardown();
+	world_end();
 }
 END_TEST
 

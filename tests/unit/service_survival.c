@@ -8,20 +8,6 @@
 #include "service/session.h"
 #include "tests/unit/support/service_world.h"
 
-static struct client a, b;
-
-static void setup(void)
-{
-	world_prepare("");
-	world_open();
-	client_hello(&a);
-	client_hello(&b);
-	ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
-	ck_assert_int_eq(client_add_vm(&b, 0, ""), GMM_OK);
-	client_add_slot(&a, 0, 0, 0, 4096);
-	client_add_slot(&b, 0, 3, 0, 4096);
-}
-
 static void teardown(void)
 {
 	world_close();
@@ -56,25 +42,25 @@ static void poll_forked(struct client *client, bool forked)
 /* A page that only a child of `a` maps still: its VM has ended, and `b` uses it no more. The descriptor is the child's. */
 static int leave_to_child(uint64_t *ret_offset)
 {
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	struct gmm__wire_remove remove = { .number = 0, .flags = GMM__WIRE_FORKED };
-	int fd = client_file(&a, page, ret_offset), status = -1;
+	int fd = client_file(&client_a, page, ret_offset), status = -1;
 
-	ck_assert(client_commit(&b, 3, 0, 1, GMM_PAGE_ABSENT));
-	ck_assert(client_ask(&a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
+	ck_assert(client_commit(&client_b, 3, 0, 1, GMM_PAGE_ABSENT));
+	ck_assert(client_ask(&client_a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
 	ck_assert_int_eq(status, GMM_OK);
 	return fd;
 }
 
 START_TEST(a_child_keeps_the_pages_of_a_vm_that_ended)
 {
-	setup();
+	world_begin("");
 	uint64_t offset;
 	int fd = leave_to_child(&offset);
 
 	tick();
 	ck_assert(has_bytes(fd, offset, 7));
-	client_close(&a); /* the parent dies */
+	client_close(&client_a); /* the parent dies */
 	tick();
 	ck_assert(has_bytes(fd, offset, 7));
 	ck_assert_uint_eq(served.service->n_sessions, 2);
@@ -88,14 +74,14 @@ END_TEST
 
 START_TEST(a_childs_end_frees_what_it_kept)
 {
-	setup();
+	world_begin("");
 	uint64_t offset;
 	int fd = leave_to_child(&offset);
 
-	poll_forked(&a, true);
+	poll_forked(&client_a, true);
 	tick();
 	ck_assert(has_bytes(fd, offset, 7));
-	poll_forked(&a, false);
+	poll_forked(&client_a, false);
 	tick();
 	ck_assert(!has_bytes(fd, offset, 7));
 	close(fd);
@@ -105,17 +91,17 @@ END_TEST
 
 START_TEST(a_child_keeps_its_pages_over_a_restart)
 {
-	setup();
+	world_begin("");
 	uint64_t offset;
 	int fd = leave_to_child(&offset);
 
 	world_close();
 	world_open();
-	client_connect(&a);
-	ck_assert_int_eq(client_resume(&a), GMM_OK);
+	client_connect(&client_a);
+	ck_assert_int_eq(client_resume(&client_a), GMM_OK);
 	tick();
 	ck_assert(has_bytes(fd, offset, 7));
-	poll_forked(&a, true);
+	poll_forked(&client_a, true);
 	tick();
 	ck_assert(!served.service->pooled || !served.service->pooled->recovering);
 	ck_assert(has_bytes(fd, offset, 7));
@@ -140,9 +126,9 @@ static int open_again(void)
 
 START_TEST(one_store_has_one_service)
 {
-	setup();
+	world_begin("");
 	ck_assert_int_eq(open_again(), GMM_ERR_SYSTEM);
-	share_new(&a, 0, &b, 3, 7);
+	share_new(&client_a, 0, &client_b, 3, 7);
 	world_close();
 	ck_assert_int_eq(open_again(), GMM_OK);
 	world_open();
@@ -163,11 +149,11 @@ static int open_in_store(const char *folder, uint32_t number, const char *name, 
 /* Without a chunk that is in use its place would be given to another one. */
 START_TEST(a_domain_is_taken_over_whole_or_not_at_all)
 {
-	setup();
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	gmm__chunk_id twice = gmm__page_chunk(page);
 	uint64_t offset;
-	int file = client_file(&a, page, &offset);
+	int file = client_file(&client_a, page, &offset);
 	int fd = open_in_store("domains", served.service->pooled->number, "/layout", O_WRONLY | O_APPEND);
 
 	world_close();
@@ -186,12 +172,12 @@ END_TEST
 /* Nobody would wait for a client that cannot be read before its pages are freed. */
 START_TEST(no_client_is_overlooked)
 {
-	setup();
-	gmm__page_id page = share_new(&a, 0, &b, 3, 7);
+	world_begin("");
+	gmm__page_id page = share_new(&client_a, 0, &client_b, 3, 7);
 	uint64_t offset;
-	int file = client_file(&a, page, &offset);
+	int file = client_file(&client_a, page, &offset);
 	struct gmm__store_client record;
-	int fd = open_in_store("clients", a.number, "", O_RDWR);
+	int fd = open_in_store("clients", client_a.number, "", O_RDWR);
 
 	world_close();
 	ck_assert_int_eq(pread(fd, &record, sizeof record, 0), sizeof record);
@@ -212,16 +198,16 @@ START_TEST(numbers_of_domains_do_not_come_twice)
 	struct gmm__wire_remove remove = { .number = 0 };
 	int status = -1;
 
-	setup();
+	world_begin("");
 	uint32_t number = served.service->pooled->number;
-	ck_assert(client_ask(&a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
-	ck_assert(client_ask(&b, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
+	ck_assert(client_ask(&client_a, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
+	ck_assert(client_ask(&client_b, GMM__WIRE_VM_REMOVE, &remove, sizeof remove, NULL, 0, &status));
 	tick();
 	ck_assert_ptr_null(served.service->pooled);
 	world_close();
 	world_open();
-	client_hello(&a);
-	ck_assert_int_eq(client_add_vm(&a, 0, ""), GMM_OK);
+	client_hello(&client_a);
+	ck_assert_int_eq(client_add_vm(&client_a, 0, ""), GMM_OK);
 	ck_assert_uint_gt(served.service->pooled->number, number);
 	teardown();
 }
@@ -230,8 +216,8 @@ END_TEST
 /* ABSENT with FILL and WHOLE is another state, which would be counted as ABSENT. */
 START_TEST(a_flag_of_the_service_is_refused)
 {
-	setup();
-	ck_assert(!client_commit(&a, 0, 0, 1, GMM_PAGE_ABSENT | GMM__FLAG_FILL | GMM__FLAG_WHOLE));
+	world_begin("");
+	ck_assert(!client_commit(&client_a, 0, 0, 1, GMM_PAGE_ABSENT | GMM__FLAG_FILL | GMM__FLAG_WHOLE));
 	tick();
 	world_check();
 	teardown();

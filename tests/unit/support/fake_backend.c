@@ -510,7 +510,7 @@ static const struct gmm__sys *fake_sys(void)
 	sys.uffd_unwatch = sys.uffd_wake = no_range;
 	sys.pagemap_scan = no_pagemap_scan;
 	sys.random = fixed_random;
-	sys.clock_ns = sys.thread_cpu_ns = fixed_clock;
+	sys.clock_ns = sys.thread_cpu_ns = sys.process_cpu_ns = fixed_clock;
 	sys.file_read = file_read;
 	sys.file_resize = file_resize;
 	sys.file_write = file_write;

@@ -19,6 +19,7 @@
 #include "wire/wire.h"
 
 struct service_world served;
+struct client client_a, client_b;
 
 int service_world_main(const char *name, const TTest *const *tests, size_t count)
 {
@@ -292,26 +293,52 @@ const uint8_t *page_bytes(uint64_t seed)
 	return bytes;
 }
 
-gmm__page_id share_new(struct client *a, uint32_t slot_a, struct client *b, uint32_t slot_b, uint64_t seed)
+gmm__page_id share_new(struct client *one, uint32_t slot_one, struct client *two, uint32_t slot_two, uint64_t seed)
 {
-	struct gmm__wire_finding f = client_finding(a, 0, page_bytes(seed));
+	struct gmm__wire_finding f = client_finding(one, 0, page_bytes(seed));
 	struct gmm__wire_finding again = { .index = 0, .found = GMM__FOUND_AGAIN, .fingerprint = f.fingerprint };
 	struct gmm__wire_verdict v[1];
 	struct gmm__wire_look look;
 
-	ck_assert_uint_eq(client_offer(a, slot_a, 0, 1, &f, 1, v), 1);
+	ck_assert_uint_eq(client_offer(one, slot_one, 0, 1, &f, 1, v), 1);
 	ck_assert_uint_eq(v[0].kind, GMM__VERDICT_UNIQUE);
-	ck_assert_uint_eq(client_offer(b, slot_b, 0, 1, &f, 1, v), 1);
+	ck_assert_uint_eq(client_offer(two, slot_two, 0, 1, &f, 1, v), 1);
 	ck_assert_uint_eq(v[0].kind, GMM__VERDICT_PROMOTE);
-	gmm__page_id page = client_promote(b, slot_b, 0, 1, 0, page_bytes(seed));
+	gmm__page_id page = client_promote(two, slot_two, 0, 1, 0, page_bytes(seed));
 	ck_assert_uint_ne(page, GMM__NIL);
-	ck_assert(client_commit(b, slot_b, 0, 1, GMM_PAGE_SHARED));
-	ck_assert_uint_eq(client_poll(a, &look), 1);
-	ck_assert_uint_eq(look.slot, slot_a);
+	ck_assert(client_commit(two, slot_two, 0, 1, GMM_PAGE_SHARED));
+	ck_assert_uint_eq(client_poll(one, &look), 1);
+	ck_assert_uint_eq(look.slot, slot_one);
 	ck_assert_uint_eq(look.page, 0);
-	ck_assert_uint_eq(client_offer(a, slot_a, 0, 1, &again, 1, v), 1);
+	ck_assert_uint_eq(client_offer(one, slot_one, 0, 1, &again, 1, v), 1);
 	ck_assert_uint_eq(v[0].kind, GMM__VERDICT_JOIN);
 	ck_assert_uint_eq(v[0].page, page);
-	ck_assert(client_commit(a, slot_a, 0, 1, GMM_PAGE_SHARED));
+	ck_assert(client_commit(one, slot_one, 0, 1, GMM_PAGE_SHARED));
 	return page;
+}
+
+/* ---- both ------------------------------------------------------------------------------------------------------------ */
+
+void world_begin(const char *config)
+{
+	world_prepare(config);
+	world_open();
+	client_hello(&client_a);
+	client_hello(&client_b);
+	ck_assert_int_eq(client_add_vm(&client_a, 0, ""), GMM_OK);
+	ck_assert_int_eq(client_add_vm(&client_b, 0, ""), GMM_OK);
+	client_add_slot(&client_a, 0, 0, 0, 4096);
+	client_add_slot(&client_b, 0, 3, 0, 4096);
+}
+
+void world_end(void)
+{
+	world_check();
+	world_close();
+	world_remove();
+}
+
+struct gmm__record pool_record(gmm__page_id page)
+{
+	return gmm__pool_record(&served.service->pooled->domain->pool, page);
 }

@@ -43,6 +43,15 @@ void world_open(void);
 /* Closes it; the store stays. */
 void world_close(void);
 void world_remove(void);
+
+/* Two clients with a VM and 4096 pages each: slot 0 and slot 3. */
+extern struct client client_a, client_b;
+/* Makes the store, opens the service, and has both connect. */
+void world_begin(const char *config);
+/* Checks the accounts, and closes and removes all. */
+void world_end(void);
+struct gmm__record pool_record(gmm__page_id page);
+
 /* Turns until there is nothing to do. */
 void world_turn(void);
 /* The accounts are certain and right. */
@@ -85,6 +94,6 @@ int client_file(struct client *client, gmm__page_id page, uint64_t *ret_offset);
 const uint8_t *page_bytes(uint64_t seed);
 
 /* Gets a page shared from nothing: its only page 0 of a new slot. Its page id. */
-gmm__page_id share_new(struct client *a, uint32_t slot_a, struct client *b, uint32_t slot_b, uint64_t seed);
+gmm__page_id share_new(struct client *one, uint32_t slot_one, struct client *two, uint32_t slot_two, uint64_t seed);
 
 #endif

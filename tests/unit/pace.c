@@ -1,0 +1,81 @@
+/* The rest between two passes, with a window that became longer since guests write a lot: it ends as soon as they do not. */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "dedup/pace.h"
+#include "tests/support/suite.h"
+#include "tests/unit/support/hand_engine.h"
+
+enum { WINDOW_MS = 150, SHIFT = 3, BUSY_THREADS = 4 };
+
+static struct gmm *gmm;
+static struct gmm__engine *engine;
+static _Atomic bool ended;
+
+static void open_engine(void)
+{
+	struct gmm_options options;
+
+	gmm_options_init(&options);
+	options.log = suite_log;
+	options.window_ms = WINDOW_MS;
+	assert_ok(gmm_instance_open(&options, &gmm));
+	engine = hand_engine_new(gmm, gmm__backend_mapped());
+	engine->window_shift = SHIFT;
+}
+
+static void close_engine(void)
+{
+	hand_engine_free(engine);
+	assert_ok(gmm_instance_close(gmm));
+}
+
+static uint64_t rest_ms(void)
+{
+	uint64_t start_ms = now_ms();
+
+	gmm__pace_rest(engine);
+	return now_ms() - start_ms;
+}
+
+START_TEST(the_rest_ends_when_guests_are_quiet)
+{
+	open_engine();
+	ck_assert_uint_ge(rest_ms(), WINDOW_MS);
+	ck_assert_uint_eq(engine->window_shift, 0);
+	engine->window_shift = SHIFT;
+	ck_assert_uint_lt(rest_ms(), (WINDOW_MS << SHIFT) - WINDOW_MS);
+	ck_assert_uint_ge(rest_ms(), WINDOW_MS); /* the window itself stays */
+	close_engine();
+}
+END_TEST
+
+static void *be_busy(void *arg)
+{
+	while (!ended)
+		;
+	return arg;
+}
+
+START_TEST(the_rest_lasts_while_guests_run)
+{
+	pthread_t thread[BUSY_THREADS];
+
+	open_engine();
+	for (int i = 0; i < BUSY_THREADS; i++)
+		ck_assert_int_eq(pthread_create(&thread[i], NULL, be_busy, NULL), 0);
+	ck_assert_uint_ge(rest_ms(), WINDOW_MS << SHIFT);
+	ck_assert_uint_eq(engine->window_shift, SHIFT);
+	ended = true;
+	for (int i = 0; i < BUSY_THREADS; i++)
+		pthread_join(thread[i], NULL);
+	close_engine();
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *tests[] = { the_rest_ends_when_guests_are_quiet, the_rest_lasts_while_guests_run };
+
+	return suite_main("pace", tests, sizeof tests / sizeof *tests, 60);
+}
