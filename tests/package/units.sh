@@ -47,8 +47,10 @@ mkdir "$work/units"
 cp "$work/prefix/lib/systemd/system/gmm-dedup.socket" "$work/units/"
 sed -E "s|/[^ ]*/bin/gmm-dedup|$work/prefix/bin/gmm-dedup|" "$work/prefix/lib/systemd/system/gmm-dedup.service" \
 	>"$work/units/gmm-dedup.service"
-systemd-analyze verify --man=no --recursive-errors=no "$work"/units/gmm-dedup.s* >"$work/log" 2>&1 && [ ! -s "$work/log" ] ||
+if ! systemd-analyze verify --man=no --recursive-errors=no "$work"/units/gmm-dedup.s* >"$work/log" 2>&1 ||
+	[ -s "$work/log" ]; then
 	fail "systemd-analyze verify: $(cat "$work/log")"
+fi
 systemd-analyze security --offline=yes --threshold=21 "$work/units/gmm-dedup.service" >"$work/log" 2>&1 ||
 	fail "the sandbox: $(tail -n 1 "$work/log")"
 mkdir -p "$work/root/etc"

@@ -223,7 +223,8 @@ static void test_child(void)
 
 int main(void)
 {
-	static void (*const ways[])(void) = { by_single_dup2, by_close, by_closefrom, by_close_range, by_system_call, by_dup2, by_unsharing };
+	static void (*const ways[])(void) = { by_single_dup2, by_close, by_closefrom, by_close_range, by_system_call,
+					      by_dup2, by_unsharing };
 	pthread_t thread[THREADS];
 
 	ram = ram_shared();

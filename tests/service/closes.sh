@@ -9,7 +9,7 @@ runtime=$work/gmm # by which the programs know mappings of the pool
 printf '[domain guests]\nuser = root\n' >"$work/config"
 start_service
 pids=()
-for i in 1 2; do
+for _ in 1 2; do
 	timeout 100 "$BIN/gmm-dedup" exec --log --socket "$socket" --cpu-percent 0 --window-ms 50 -- "$PRELOADED" >>"$work/out" 2>&1 &
 	pids+=($!)
 done
