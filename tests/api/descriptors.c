@@ -78,7 +78,7 @@ START_TEST(nothing_is_in_the_programs_table_and_all_is_given_back)
 	assert_ok(gmm_instance_close(second));
 	host_close(&host);
 	ck_assert_uint_eq(proc_fds(), fds);
-	assert_eventually(proc_threads() == threads);
+	assert_eventually(proc_threads() <= threads); /* one of the warm-up may have been on its way out */
 }
 END_TEST
 
