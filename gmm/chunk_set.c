@@ -69,6 +69,17 @@ void gmm__private_chunk_make_large(struct gmm__private_chunk *chunk, uint32_t vm
 	chunk->large = true;
 }
 
+void gmm__private_chunk_break_up(struct gmm__private_chunk *chunk, uint32_t pfn)
+{
+	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
+		struct gmm__private_record r = chunk->record[i];
+		r.pfn = pfn <= GMM__PFN_MAX ? pfn + i : pfn;
+		gmm__record_set(&chunk->record[i], r);
+	}
+	chunk->large = false;
+	gmm__private_chunk_wake(chunk);
+}
+
 void gmm__private_chunk_clear(struct gmm__private_chunk *chunk)
 {
 	chunk->large = false;

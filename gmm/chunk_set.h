@@ -128,6 +128,8 @@ static inline void gmm__private_chunk_wake(struct gmm__private_chunk *chunk)
 	__atomic_store_n(&chunk->look_level, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&chunk->next_look, 0, __ATOMIC_RELAXED);
 }
+/* Its pages are like others from now on, at pfn and what follows when it is a guest page number. */
+void gmm__private_chunk_break_up(struct gmm__private_chunk *chunk, uint32_t pfn);
 /* Undoes making it large when the page was freed as a whole: every page is free again. The chunk must be out of its set. */
 void gmm__private_chunk_clear(struct gmm__private_chunk *chunk);
 

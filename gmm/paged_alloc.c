@@ -289,7 +289,7 @@ static int free_one(struct gmm__paged *paged, enum gmm_account account, gmm__pag
 	if (status != GMM_OK)
 		return status;
 	if (chunk->large)
-		return GMM_ERR_WRONG_ORDER;
+		gmm__private_chunk_break_up(chunk, GMM__PFN_UNKNOWN);
 	if (row->chunk != chunk->id)
 		end_row(paged, row);
 	row->chunk = chunk->id;
@@ -408,12 +408,6 @@ int gmm_vm_break_up_large_page(struct gmm_vm *vm, gmm_page_id first, uint64_t gu
 	if (status != GMM_OK)
 		return status;
 	gmm__paged_pfn(guest_addr, &pfn);
-	for (uint32_t i = 0; i < GMM__CHUNK_PAGES; i++) {
-		struct gmm__private_record r = chunk->record[i];
-		r.pfn = pfn <= GMM__PFN_MAX ? pfn + i : pfn;
-		gmm__record_set(&chunk->record[i], r);
-	}
-	chunk->large = false;
-	gmm__private_chunk_wake(chunk);
+	gmm__private_chunk_break_up(chunk, pfn);
 	return gmm__paged_leave(vm, GMM_OK);
 }

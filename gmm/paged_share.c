@@ -12,11 +12,13 @@ int gmm__paged_find_sharable(struct gmm__paged *paged, gmm__page_id page, struct
 	if (status != GMM_OK)
 		return status;
 	const struct gmm__private_record *r = &chunk->record[gmm__page_index(page)];
-	if (chunk->large || r->apart || r->pfn == GMM__PFN_UNSHAREABLE)
+	if (r->apart || (r->pfn == GMM__PFN_UNSHAREABLE && !chunk->large) || paged->vm->domain->pool.mirror)
 		return GMM_ERR_PAGE_UNSHAREABLE;
 	if (!gmm__tally_reserve(&paged->references, &paged->vm->gmm->mem, 1) ||
 	    !gmm__tally_reserve(&paged->shared_chunks, &paged->vm->gmm->mem, 1))
 		return GMM_ERR_NO_MEMORY;
+	if (chunk->large)
+		gmm__private_chunk_break_up(chunk, GMM__PFN_UNKNOWN);
 	*ret_chunk = chunk;
 	return GMM_OK;
 }

@@ -107,8 +107,8 @@ int gmm_vm_allocate_pages(struct gmm_vm *vm, enum gmm_account account, uint32_t 
 /* Frees private pages of this VM, and drops one reference for each shared page named. Stops at the first bad entry;
  * *ret_freed pages were freed then, also on failure, and their entries are NIL. NIL entries are skipped and not counted.
  * When a VM's last page of a chunk goes, the VM's mapping of the chunk goes too.
- * _ATTEMPT_TO_FREE_TOO_MUCH: more than the account has, nothing done; _PAGE_NOT_FOUND, _NOT_PAGE_OWNER, _PAGE_ALREADY_FREE,
- * _WRONG_ORDER: part of a large page. ret_freed may be NULL. */
+ * _ATTEMPT_TO_FREE_TOO_MUCH: more than the account has, nothing done; _PAGE_NOT_FOUND, _NOT_PAGE_OWNER, _PAGE_ALREADY_FREE.
+ * ret_freed may be NULL. */
 int gmm_vm_free_pages(struct gmm_vm *vm, enum gmm_account account, uint32_t count, gmm_page_id *pages,
 		      uint32_t *ret_freed);
 
@@ -126,12 +126,14 @@ struct gmm_handy_page {
  * _PAGE_NOT_PRIVATE, _PAGE_NOT_SHARED, _NOT_PAGE_OWNER. */
 int gmm_vm_refill_handy_pages(struct gmm_vm *vm, uint32_t used, uint32_t wanted, struct gmm_handy_page *pages);
 
-/* 512 pages in a row, 2 MiB aligned, for which the host is asked to use a huge page; account BASE. They cannot be shared
- * or freed one by one until they are broken up; free takes the whole. Errors as for allocation. */
+/* 512 pages in a row, 2 MiB aligned, for which the host is asked to use a huge page; account BASE. The engine does not look at
+ * them, and free takes the whole, until they are broken up: by call, or when one of them is freed, shared or joined by itself.
+ * Errors as for allocation. */
 int gmm_vm_allocate_large_page(struct gmm_vm *vm, gmm_page_id *ret_first);
 int gmm_vm_free_large_page(struct gmm_vm *vm, gmm_page_id first);
 
-/* From now on they are pages like others, at guest_addr and what follows. _PAGE_NOT_FOUND: not a large page. */
+/* From now on they are pages like others, at guest_addr and what follows; where a part was freed or shared the addresses of the
+ * rest are not known until news of handy pages tell them. _PAGE_NOT_FOUND: not a large page. */
 int gmm_vm_break_up_large_page(struct gmm_vm *vm, gmm_page_id first, uint64_t guest_addr);
 
 /* ---- the balloon ---------------------------------------------------------------------------------------- */
@@ -171,7 +173,7 @@ int gmm_vm_adopt_chunk(struct gmm_vm *vm, void *addr, uint64_t guest_addr, gmm_c
 
 /* Makes a private page shared: its bytes become a shared page of the domain and the VM has one reference to it.
  * *ret_shared takes the place of `page`, which is free then. _PAGE_NOT_FOUND, _PAGE_NOT_PRIVATE, _NOT_PAGE_OWNER,
- * _PAGE_UNSHAREABLE (declared so, or of a large page), _NO_MEMORY. */
+ * _PAGE_UNSHAREABLE (declared so, of another account, or with a sharing service, which has no part in paged VMs), _NO_MEMORY. */
 int gmm_vm_share_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id *ret_shared);
 
 /* Uses the shared page instead of the private one when the bytes are equal: *ret_joined is true, `page` is free and the VM

@@ -320,8 +320,14 @@ static void step_large(struct model *m)
 		ok(gmm_vm_free_large_page(m->vm, first));
 		return;
 	}
-	ok(gmm_vm_break_up_large_page(m->vm, first, GMM_GUEST_NIL));
-	for (uint32_t i = 0; i < GMM_CHUNK_PAGES; i++)
+	uint32_t left = GMM_CHUNK_PAGES;
+	if (pick(2)) { /* freeing a part breaks it up */
+		gmm_page_id last = first + --left;
+		ok(gmm_vm_free_pages(m->vm, GMM_ACCOUNT_BASE, 1, &last, NULL));
+	} else {
+		ok(gmm_vm_break_up_large_page(m->vm, first, GMM_GUEST_NIL));
+	}
+	for (uint32_t i = 0; i < left; i++)
 		add(m, first + i, GMM_ACCOUNT_BASE);
 }
 
@@ -495,7 +501,7 @@ END_TEST
 
 /* ---- several threads --------------------------------------------------------------------------------------------- */
 
-enum { THREADS = 3, ROUNDS = 4000, HELD = 256 };
+enum { THREADS = 3, ROUNDS = STEPS * 2 / 5, HELD = 256 };
 
 static _Atomic gmm_page_id last_shared;
 
@@ -503,6 +509,26 @@ static bool is_expected(int status)
 {
 	return status == GMM_OK || status == GMM_ERR_HIT_GLOBAL_LIMIT || status == GMM_ERR_HIT_VM_ACCOUNT_LIMIT ||
 	       status == GMM_ERR_PAGE_NOT_FOUND || status == GMM_ERR_PAGE_NOT_PRIVATE || status == GMM_ERR_PAGE_NOT_SHARED;
+}
+
+/* The clone takes the VM's place, or dies at once. False: a status was not expected. */
+static bool clone_and_die(struct gmm_vm **vm, gmm_page_id *held, uint32_t n)
+{
+	struct gmm_clone_page entry[HELD] = { 0 };
+	struct gmm_vm *clone = NULL;
+
+	for (uint32_t i = 0; i < n; i++)
+		entry[i] = (struct gmm_clone_page){ .guest_addr = GMM_GUEST_NIL, .page = held[i], .copy = i % 7 == 0 };
+	int status = gmm_vm_clone_pages(*vm, NULL, n, entry, &clone);
+	bool right = is_expected(status) && gmm_vm_destroy(*vm, GMM_RAM_DISCARD) == GMM_OK;
+	for (uint32_t i = 0; i < n; i++)
+		held[i] = entry[i].clone_page;
+	*vm = clone;
+	if (clone && n % 2) {
+		right = right && gmm_vm_destroy(clone, GMM_RAM_DISCARD) == GMM_OK;
+		*vm = NULL;
+	}
+	return right;
 }
 
 /* Takes, shares, joins what others shared, frees, and dies from time to time. Returns how many statuses were unexpected. */
@@ -537,10 +563,13 @@ static void *live(void *arg)
 		}
 		for (; i % 5 == 0 && n > HELD / 2; n--)
 			wrong += gmm_vm_free_pages(vm, GMM_ACCOUNT_BASE, 1, &held[n - 1], NULL) != GMM_OK;
-		if (i % 500 == 499 || i + 1 == ROUNDS) {
-			wrong += gmm_vm_destroy(vm, GMM_RAM_DISCARD) != GMM_OK;
-			vm = NULL;
+		if (i % 300 == 299) {
+			wrong += !clone_and_die(&vm, held, n);
+			n = vm ? n : 0;
 		}
+		if (i + 1 == ROUNDS && vm)
+			wrong += gmm_vm_destroy(vm, GMM_RAM_DISCARD) != GMM_OK;
+		wrong += gmm_instance_validate(gmm) != GMM_OK;
 	}
 	return (void *)wrong;
 }
