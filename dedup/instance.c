@@ -258,14 +258,34 @@ static struct gmm__domain *drop_domain(struct gmm *gmm, struct gmm__domain *doma
 	return domain;
 }
 
-struct gmm__domain *gmm__domain_get(struct gmm *gmm, const char *name)
+/* Holds the domain, or `fresh` if there is none. NULL: neither. */
+static struct gmm__domain *hold_named(struct gmm *gmm, const char *name, int node, struct gmm__domain *fresh)
 {
 	gmm__lock_take(&gmm->lock);
-	struct gmm__domain *found = find_domain(gmm, name, -1), *domain = found ? found : new_domain(gmm, name, -1);
+	struct gmm__domain *found = find_domain(gmm, name, node), *domain = found ? found : fresh;
 	if (domain)
 		hold_domain(gmm, domain);
 	gmm__lock_give(&gmm->lock);
 	return domain;
+}
+
+/* The host is asked for what a new domain needs with nothing locked; another thread may be faster. */
+static struct gmm__domain *get_domain(struct gmm *gmm, const char *name, int node)
+{
+	struct gmm__domain *domain = hold_named(gmm, name, node, NULL);
+
+	if (domain)
+		return domain;
+	struct gmm__domain *fresh = new_domain(gmm, name, node);
+	domain = fresh ? hold_named(gmm, name, node, fresh) : NULL;
+	if (fresh && domain != fresh)
+		free_domain(gmm, fresh);
+	return domain;
+}
+
+struct gmm__domain *gmm__domain_get(struct gmm *gmm, const char *name)
+{
+	return get_domain(gmm, name, -1);
 }
 
 void gmm__domain_put(struct gmm *gmm, struct gmm__domain *domain)
@@ -312,13 +332,13 @@ static bool vm_options_valid(const struct gmm_vm_options *options)
 	       (!options->domain || (strlen(options->domain) <= GMM_NAME_MAX && options->domain[0]));
 }
 
-/* In scan order: higher priority first, then older first. With gmm.lock. */
+/* In scan order: higher priority first, then older first. The caller's hold of the domain is the VM's from now on. With
+ * gmm.lock. */
 static void link_vm(struct gmm_vm *vm, struct gmm__domain *domain)
 {
 	struct gmm *gmm = vm->gmm;
 	struct gmm_vm *before = NULL;
 
-	hold_domain(gmm, domain);
 	vm->domain = domain;
 	for (int p = vm->priority; !before && p <= GMM_PRIORITY_HIGH; p++)
 		before = gmm->last_vm[p];
@@ -369,10 +389,10 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 	vm->slots = gmm__mem_alloc(&gmm->mem, sizeof *vm->slots);
 	bool made = vm->slots && (options->kind == GMM_VM_MAPPED ||
 						 gmm__paged_open(vm, node < 0 ? options->numa_node : node) == GMM_OK);
+	struct gmm__domain *domain = made ? get_domain(gmm, name, node) : NULL;
 	gmm__lock_take(&gmm->lock);
-	struct gmm__domain *found = find_domain(gmm, name, node), *domain = found ? found : new_domain(gmm, name, node);
 	bool room = gmm->n_vms < VM_MAX;
-	if (made && domain && room && (!vm->paged || gmm__paged_join_domain(vm, domain))) {
+	if (domain && room && (!vm->paged || gmm__paged_join_domain(vm, domain))) {
 		vm->number = ++gmm->next_vm_number;
 		if (options->name)
 			strcpy(vm->name, options->name);
@@ -384,8 +404,8 @@ static int create_vm(struct gmm *gmm, const struct gmm_vm_options *options, stru
 		return GMM_OK;
 	}
 	gmm__lock_give(&gmm->lock);
-	if (domain && !found)
-		free_domain(gmm, domain);
+	if (domain)
+		gmm__domain_put(gmm, domain);
 	if (vm->slots)
 		gmm__vm_slots_free(vm, vm->slots);
 	free_vm(vm);

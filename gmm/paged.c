@@ -69,10 +69,6 @@ static uint32_t take_handle(struct gmm *gmm, struct gmm_vm *vm)
 {
 	uint32_t handle = gmm->lowest_handle ? gmm->lowest_handle : 1;
 
-	if (!gmm->handles)
-		gmm->handles = gmm__mem_reserve(&gmm->mem, GMM__HANDLES * sizeof *gmm->handles);
-	if (!gmm->handles)
-		return 0;
 	while (handle < GMM__HANDLES && gmm->handles[handle])
 		handle++;
 	gmm->lowest_handle = handle;
@@ -100,9 +96,29 @@ static void init_set(struct gmm__chunk_set *set, struct gmm__domain *domain, uin
 	gmm__lock_init(&set->lock, GMM__RANK_SET);
 }
 
+/* The table of handles comes with the first paged VM. */
+static bool have_handles(struct gmm *gmm)
+{
+	size_t size = GMM__HANDLES * sizeof *gmm->handles;
+
+	gmm__lock_take(&gmm->lock);
+	bool have = gmm->handles != NULL;
+	gmm__lock_give(&gmm->lock);
+	struct gmm_vm **fresh = have ? NULL : gmm__mem_reserve(&gmm->mem, size);
+	gmm__lock_take(&gmm->lock);
+	if (!gmm->handles) {
+		gmm->handles = fresh;
+		fresh = NULL;
+	}
+	have = gmm->handles != NULL;
+	gmm__lock_give(&gmm->lock);
+	gmm__mem_unreserve(&gmm->mem, fresh, size);
+	return have;
+}
+
 int gmm__paged_open(struct gmm_vm *vm, int node)
 {
-	struct gmm__paged *paged = gmm__mem_alloc(&vm->gmm->mem, sizeof *paged);
+	struct gmm__paged *paged = have_handles(vm->gmm) ? gmm__mem_alloc(&vm->gmm->mem, sizeof *paged) : NULL;
 
 	if (!paged)
 		return GMM_ERR_NO_MEMORY;
