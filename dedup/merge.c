@@ -229,11 +229,15 @@ void gmm__waits_add(struct gmm__waits *waits, uint32_t pages, uint64_t ns)
 	waits->freezes[bucket < GMM_WAIT_BUCKETS ? bucket : GMM_WAIT_BUCKETS - 1]++;
 	if (ns > waits->longest_ns)
 		waits->longest_ns = ns;
-	/* Half of the bound is aimed at: halve at once when above it, grow slowly while far below. */
-	if (ns > waits->bound_ns / 2 && pages * 2 > waits->pages)
+	/* Half of the bound is aimed at: halve when above it twice in a row (once may be the scheduler's doing), grow slowly
+	 * while below. */
+	bool large = pages * 2 > waits->pages, slow = ns > waits->bound_ns / 2;
+	if (large && slow && waits->slow)
 		waits->pages = waits->pages > 8 ? waits->pages / 2 : 4;
-	else if (ns < waits->bound_ns / 4 && pages == waits->pages && waits->pages < GMM__FREEZE_PAGES)
+	else if (ns < waits->bound_ns / 8 * 3 && pages == waits->pages && waits->pages < GMM__FREEZE_PAGES)
 		waits->pages += waits->pages / 4 + 1;
+	if (large)
+		waits->slow = slow && !waits->slow;
 	if (waits->pages > GMM__FREEZE_PAGES)
 		waits->pages = GMM__FREEZE_PAGES;
 }

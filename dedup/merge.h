@@ -21,6 +21,7 @@ struct gmm__waits {
 	uint64_t freezes[GMM_WAIT_BUCKETS];
 	struct gmm__guard *guard;     /* of the freeze under way; NULL: there is no watchdog */
 	uint32_t pages;               /* to freeze at once: 1 to GMM__FREEZE_PAGES; fewer in several runs */
+	bool slow;                    /* the last freeze of about so many took longer than it should */
 };
 
 /* Counts a freeze and learns from it. */
