@@ -141,19 +141,24 @@ static void take_module(const json_t *object, struct gmm_module_info *info)
 	info->saved_pages = number(object, "saved_pages");
 }
 
+/* Adds what is in the answer. */
 static bool take_answer(struct modules *modules, const json_t *answer)
 {
-	const json_t *array = json_object_get(answer, "modules");
+	const json_t *array = json_object_get(answer, "modules"), *module;
+	size_t i, n = modules->count + json_array_size(array);
+	struct gmm_module_info *infos = realloc(modules->infos, (n + 1) * sizeof(*infos));
 
-	modules->count = json_array_size(array);
-	modules->infos = calloc(modules->count + 1, sizeof(*modules->infos));
-	modules->left_out = number(answer, "left_out");
-	if (!modules->infos) {
+	if (!infos) {
 		gmm__guests_complain(&modules->guests, "modules", strerror(ENOMEM));
 		return false;
 	}
-	for (size_t i = 0; i < modules->count; i++)
-		take_module(json_array_get(array, i), &modules->infos[i]);
+	modules->infos = infos;
+	memset(infos + modules->count, 0, (n + 1 - modules->count) * sizeof(*infos));
+	json_array_foreach(array, i, module)
+		take_module(module, &infos[modules->count++]);
+	modules->processes = number(answer, "processes");
+	modules->answered = number(answer, "answered");
+	modules->left_out = number(answer, "left_out");
 	return true;
 }
 
@@ -165,29 +170,36 @@ static void wait_a_little(const struct modules *modules)
 	nanosleep(&step, NULL);
 }
 
-/* Asks until all processes have answered, or the time is over. */
+static json_t *ask_once(const struct modules *modules, uint64_t request, uint64_t from, bool now)
+{
+	return gmm__cmd_ask("modules", modules->socket ? modules->socket : CMD_SOCKET,
+		request ? json_pack("{s:s, s:I, s:I, s:b}", "do", "modules", "request", (json_int_t)request, "from",
+			(json_int_t)from, "now", now) : json_pack("{s:s}", "do", "modules"));
+}
+
+/* Asks until all processes have answered, or the time is over; then for all parts of the list. */
 static bool ask(struct modules *modules)
 {
-	const char *socket = modules->socket ? modules->socket : CMD_SOCKET;
-	json_t *answer = gmm__cmd_ask("modules", socket, json_pack("{s:s}", "do", "modules"));
+	json_t *answer = ask_once(modules, 0, 0, false);
+	uint64_t request = answer ? number(answer, "request") : 0;
+	bool good = true;
 
 	for (uint64_t waited = STEP_MS; answer && !json_object_get(answer, "modules"); waited += STEP_MS) {
-		json_int_t request = (json_int_t)number(answer, "request");
 		modules->processes = number(answer, "processes");
 		modules->answered = number(answer, "answered");
 		json_decref(answer);
 		wait_a_little(modules);
-		answer = gmm__cmd_ask("modules", socket, json_pack("{s:s, s:I, s:b}", "do", "modules", "request", request,
-			"now", waited >= modules->wait_s * 1000));
+		answer = ask_once(modules, request, 0, waited >= modules->wait_s * 1000);
 	}
 	gmm__guests_progress_end();
-	if (!answer)
-		return false;
-	modules->processes = number(answer, "processes");
-	modules->answered = number(answer, "answered");
-	bool taken = take_answer(modules, answer);
+	while (answer && (good = take_answer(modules, answer)) && json_is_integer(json_object_get(answer, "next"))) {
+		uint64_t from = number(answer, "next");
+		json_decref(answer);
+		answer = ask_once(modules, request, from, true);
+	}
+	good &= answer != NULL;
 	json_decref(answer);
-	return taken;
+	return good;
 }
 
 /* ---- the demo's VMs ------------------------------------------------------------------------------------ */

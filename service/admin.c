@@ -9,7 +9,7 @@
 #include "service/pools.h"
 #include "service/session.h"
 
-enum { VMA_BYTES = 300, DUMP_RUNS_MAX = 4096 };
+enum { VMA_BYTES = 300, LISTED_MAX = 500, DUMP_RUNS_MAX = 4096 };
 
 static const char NO_CLIENT[] = "no such client, or not yours";
 
@@ -375,22 +375,27 @@ static json_t *module_of(const struct gmm_module_info *info)
 	return object;
 }
 
-/* What the clients that the peer may see have answered to a request, or a later one. */
-static json_t *list_modules(struct gmm__service *service, const struct gmm__peer *peer, uint32_t request,
+/* Modules from number `from` on of what the clients that the peer may see have answered to a request, or a later one. "next"
+ * is where to go on in another request, which others are served before; null at the end. */
+static json_t *list_modules(struct gmm__service *service, const struct gmm__peer *peer, uint32_t request, json_int_t from,
 			    uint32_t *ret_charge)
 {
 	struct gmm__module_uses uses = { 0 };
 	struct gmm_module_info info;
 	json_t *modules = json_array();
-	bool good = true;
+	json_int_t n = 0;
+	int rc = 1;
 
-	for (const struct gmm__session *s = service->sessions; good && s; s = s->next)
-		if (may_see(peer, s))
-			good = gmm__modules_gather(&uses, s, request);
-	int rc = good ? 1 : GMM_ERR_NO_MEMORY;
-	while (rc == 1 && (rc = gmm__modules_next(&uses, &info)) == 1)
-		json_array_append_new(modules, module_of(&info));
-	json_t *list = rc == 0 ? json_pack("{s:O, s:I}", "modules", modules, "left_out", (json_int_t)uses.left_out) : NULL;
+	for (const struct gmm__session *s = service->sessions; rc == 1 && s; s = s->next)
+		if (may_see(peer, s) && !gmm__modules_gather(&uses, s, request))
+			rc = GMM_ERR_NO_MEMORY;
+	for (; rc == 1 && n < from + LISTED_MAX; n++) {
+		rc = gmm__modules_next(&uses, n < from ? NULL : &info);
+		if (rc == 1 && n >= from)
+			json_array_append_new(modules, module_of(&info));
+	}
+	json_t *list = rc >= 0 ? json_pack("{s:O, s:I, s:o}", "modules", modules, "left_out", (json_int_t)uses.left_out, "next",
+					   rc == 1 ? json_integer(n) : json_null()) : NULL;
 	*ret_charge += uses.charge;
 	gmm__modules_uses_free(&uses);
 	json_decref(modules);
@@ -418,9 +423,14 @@ static json_t *do_modules(struct gmm__service *service, const struct gmm__peer *
 	set_count(answer, "request", asked);
 	set_count(answer, "processes", processes);
 	set_count(answer, "answered", answered);
+	json_int_t from = json_integer_value(json_object_get(request, "from"));
+	if (from < 0 || from > UINT32_MAX) {
+		json_decref(answer);
+		return error("from: a module");
+	}
 	if (answered < processes && !json_is_true(json_object_get(request, "now")))
 		return answer;
-	json_t *list = list_modules(service, peer, asked, ret_charge);
+	json_t *list = list_modules(service, peer, asked, from, ret_charge);
 	int rc = list ? json_object_update(answer, list) : -1;
 	json_decref(list);
 	if (rc == 0)

@@ -8,7 +8,8 @@
  *   {"do": "modules"}                       asks the processes for their guests' modules: "request", a number, and
  *                                           "processes", how many were asked
  *   {"do": "modules", "request": N}         how many have "answered"; when all have, also "modules", and "left_out", how
- *                                           many records are not in it; with "now": true, what is there
+ *                                           many records are not in it; with "now": true, what is there. "next": if not
+ *                                           null, "from" in the request for the rest
  *
  * An answer has "error" and a sentence if the request was refused. Root and the service's own user see and command all;
  * others see and command their own processes.

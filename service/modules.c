@@ -10,7 +10,7 @@
 
 /* What a page named costs, in pages offered; and what a module listed, a record of it and a shared page cost, besides one
  * for each run. */
-enum { PAGE_CHARGE_PART = 4, MODULE_CHARGE = 8, RECORD_CHARGE = 2, SHARED_CHARGE_PART = 8 };
+enum { PAGE_CHARGE_PART = 4, MODULE_CHARGE = 16, RECORD_CHARGE = 2, SHARED_CHARGE_PART = 8 };
 /* Entries that a table has room for at first; how long answers are kept. */
 enum { ROOM = 64, NO_VM = UINT32_MAX };
 #define KEEP_NS (60 * 1000000000ull)
@@ -448,31 +448,41 @@ static uint32_t take_runs(struct gmm__module_uses *uses, const struct gmm__modul
 	return count;
 }
 
+/* Uses [0, n) are of one module. */
+static int put_together(struct gmm__module_uses *uses, const struct gmm__module_use *use, uint32_t n,
+			struct gmm_module_info *info)
+{
+	uint32_t runs = take_runs(uses, use, n);
+
+	if (runs == UINT32_MAX)
+		return GMM_ERR_NO_MEMORY;
+	describe(use, n, info);
+	if (runs > 0) {
+		uint64_t shared = count_shared(info, &use->domain->pool, uses->run, runs);
+		info->variants = shared - count_places(uses->run, runs);
+	}
+	if (info->variants > info->shared_pages)
+		info->variants = info->shared_pages;
+	info->saved_pages = info->references - info->shared_pages;
+	uses->charge += MODULE_CHARGE + runs + (uint32_t)(info->shared_pages / SHARED_CHARGE_PART);
+	return 1;
+}
+
 int gmm__modules_next(struct gmm__module_uses *uses, struct gmm_module_info *ret_info)
 {
 	uint32_t n = 1;
 
 	if (uses->next == uses->n)
 		return 0;
-	if (uses->next == 0)
+	if (uses->next == 0) {
 		qsort(uses->use, uses->n, sizeof *uses->use, compare_uses);
+		uses->charge += uses->n * RECORD_CHARGE;
+	}
 	const struct gmm__module_use *use = uses->use + uses->next;
 	while (uses->next + n < uses->n && compare_uses(use, use + n) == 0)
 		n++;
-	uint32_t runs = take_runs(uses, use, n);
-	if (runs == UINT32_MAX)
-		return GMM_ERR_NO_MEMORY;
-	describe(use, n, ret_info);
-	if (runs > 0) {
-		uint64_t shared = count_shared(ret_info, &use->domain->pool, uses->run, runs);
-		ret_info->variants = shared - count_places(uses->run, runs);
-	}
-	if (ret_info->variants > ret_info->shared_pages)
-		ret_info->variants = ret_info->shared_pages;
-	uses->charge += MODULE_CHARGE + n * RECORD_CHARGE + runs + (uint32_t)(ret_info->shared_pages / SHARED_CHARGE_PART);
-	ret_info->saved_pages = ret_info->references - ret_info->shared_pages;
 	uses->next += n;
-	return 1;
+	return ret_info ? put_together(uses, use, n, ret_info) : 1;
 }
 
 void gmm__modules_uses_free(struct gmm__module_uses *uses)

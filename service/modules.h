@@ -54,7 +54,7 @@ struct gmm__module_uses {
 
 /* Adds what the client has answered last, for request or later. False without memory. */
 bool gmm__modules_gather(struct gmm__module_uses *uses, const struct gmm__session *s, uint32_t request);
-/* The next module (regions: 0); after all were gathered. 1; 0 at the end; or GMM_ERR_NO_MEMORY. */
+/* The next module (regions: 0; NULL: it is passed over), after all were gathered. 1; 0 at the end; or GMM_ERR_NO_MEMORY. */
 int gmm__modules_next(struct gmm__module_uses *uses, struct gmm_module_info *ret_info);
 void gmm__modules_uses_free(struct gmm__module_uses *uses);
 

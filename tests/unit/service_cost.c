@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "gmm/sys/sys.h"
+#include "service/modules.h"
 #include "service/session.h"
 #include "tests/unit/support/service_world.h"
 #include "wire/wire.h"
@@ -17,7 +18,7 @@ enum { PAGE_NS_MAX = 60000, MESSAGE_NS_MAX = 3000000000 };
 #else
 enum { PAGE_NS_MAX = 2000, MESSAGE_NS_MAX = 150000000 };
 #endif
-enum { COUNT = GMM__WIRE_REGION_PAGES, BIG = 1 << 20 };
+enum { COUNT = GMM__WIRE_REGION_PAGES, BIG = 1 << 20, SHARED = 512 };
 
 static struct client a;
 static uint64_t dice = 1;
@@ -154,8 +155,7 @@ static void add_and_remove_largest_slot(void)
 	add_and_remove(1 << 26);
 }
 
-/* A page comes into the pool, and goes again. */
-static void promote(void)
+static void share_page(uint32_t page)
 {
 	static uint64_t seed = 1;
 	const uint8_t *bytes = page_bytes(seed++);
@@ -163,10 +163,16 @@ static void promote(void)
 	struct gmm__wire_verdict v;
 
 	client_offer(&a, 0, 0, 1, &f, 1, &v);
-	client_offer(&a, 0, 1, 1, &f, 1, &v);
+	client_offer(&a, 0, page, 1, &f, 1, &v);
 	ck_assert_uint_eq(v.kind, GMM__VERDICT_PROMOTE);
-	ck_assert_uint_ne(client_promote(&a, 0, 1, 1, 0, bytes), GMM__NIL);
-	ck_assert(client_commit(&a, 0, 1, 1, GMM_PAGE_SHARED));
+	ck_assert_uint_ne(client_promote(&a, 0, page, 1, 0, bytes), GMM__NIL);
+	ck_assert(client_commit(&a, 0, page, 1, GMM_PAGE_SHARED));
+}
+
+/* A page comes into the pool, and goes again. */
+static void promote(void)
+{
+	share_page(1);
 	ck_assert(client_commit(&a, 0, 1, 1, GMM_PAGE_ABSENT));
 }
 
@@ -222,6 +228,62 @@ static void admin_dump(void)
 	admin(text);
 }
 
+/* Asks a's client, so that it may answer: its bucket pays for that too. */
+static uint32_t asked_for_modules(void)
+{
+	uint32_t request = ++served.service->modules_request;
+	struct gmm__wire_look look;
+
+	gmm__modules_ask(session_of_a(), request);
+	client_poll(&a, &look);
+	return request;
+}
+
+/* Runs of so many pages each; those of one page are shared, and none follows the other. */
+static void tell_module(uint32_t request, const char *name, uint32_t runs, uint32_t each)
+{
+	static struct gmm__wire_module_run run[GMM__WIRE_MODULE_RUNS];
+	struct gmm__wire_module m = { .modules = request, .n = runs, .size = 1 << 30, .pages = 1 << 18 };
+
+	snprintf(m.name, sizeof m.name, "%s", name);
+	for (uint32_t i = 0; i < runs; i++)
+		run[i] = (struct gmm__wire_module_run){ 1 + (SHARED - 1 - i % SHARED) * 2, each };
+	ck_assert(client_ask(&a, GMM__WIRE_MODULE, &m, sizeof m, run, runs * sizeof *run, NULL));
+}
+
+static void tell_long_run(void)
+{
+	tell_module(asked_for_modules(), "long", 1, GMM__WIRE_MODULE_PAGES);
+}
+
+static void tell_many_runs(void)
+{
+	tell_module(asked_for_modules(), "runs", GMM__WIRE_MODULE_RUNS, 1);
+}
+
+static void tell_nothing(void)
+{
+	tell_module(asked_for_modules(), "none", 0, 0);
+}
+
+/* As many modules as a client may have. */
+static void tell_all(void)
+{
+	struct gmm__wire_modules end = { .modules = asked_for_modules() };
+	char name[32];
+
+	for (uint32_t i = 0; i < GMM__MODULES_USER_RECORDS; i++) {
+		snprintf(name, sizeof name, "lib%u", i);
+		tell_module(end.modules, name, 8, 1);
+	}
+	ck_assert(client_ask(&a, GMM__WIRE_MODULES, &end, sizeof end, NULL, 0, NULL));
+}
+
+static void admin_modules(void)
+{
+	admin("{\"do\": \"modules\", \"request\": 0}");
+}
+
 START_TEST(messages_cost_what_they_are_charged)
 {
 	setup();
@@ -242,6 +304,15 @@ START_TEST(messages_cost_what_they_are_charged)
 		commit_at(first, false);
 	measure("ADMIN status", admin_status);
 	measure("ADMIN dump", admin_dump);
+	for (uint32_t i = 0; i < SHARED; i++)
+		share_page(1 + i * 2);
+	measure("MODULE, 16384 pages", tell_long_run);
+	measure("MODULE, 2048 runs", tell_many_runs);
+	measure("MODULE, no page", tell_nothing);
+	client_add_slot(&a, 0, 1, 1 << 26, 1 << 24);
+	tell_all();
+	ck_assert_uint_eq(session_of_a()->user->module_runs, GMM__MODULES_USER_RUNS);
+	measure("ADMIN modules", admin_modules);
 	teardown();
 }
 END_TEST

@@ -132,7 +132,7 @@ bool client_ask(struct client *client, uint32_t type, void *request, size_t size
 	header->sequence = ++client->sequence;
 	if (gmm__wire_send(client->socket, parts, more_size ? 2 : 1, -1) != 0)
 		return false;
-	if (type == GMM__WIRE_COMMIT)
+	if (type == GMM__WIRE_COMMIT || type == GMM__WIRE_MODULE || type == GMM__WIRE_MODULES)
 		return !client_is_cut_off(client);
 	world_turn();
 	ssize_t n = gmm__wire_receive(client->socket, client->reply, sizeof client->reply, &client->fd);
