@@ -1,8 +1,8 @@
 /* `gmm-dedup modules`: which modules the guests of running processes have in common, and what sharing them saves, as the
  * sharing service knows it.
  *
- * With --demo it makes the VMs of `gmm-dedup demo` instead, registers the modules that a guest agent would report for them,
- * has them checked, which shares their pages without any scanning, and lists them.
+ * With --demo it makes the VMs of `gmm-dedup demo` instead, registers the modules that a guest agent would report for
+ * them, has them checked, which shares their pages without any scanning, and lists them.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -104,8 +104,8 @@ static const struct argp_option options[] = {
 };
 
 static const char doc[] =
-	"Lists the modules (kernels, libraries, programs) that guests of your processes (of all, for root) have registered "
-	"through the sharing service, with what sharing them saves. The processes are asked, which takes a few seconds.\v"
+	"Lists the modules (kernels, libraries, programs) that guests of your processes (of all, for root) have "
+	"registered, with what sharing them saves. The sharing service asks the processes, which takes a few seconds.\v"
 	"A module of --demo is a row of 8 or more pages of the first VM that every other VM has too; it is named "
 	"after its first page. Exit status: 0, 1 if something failed, 2 for bad arguments or traces.";
 

@@ -38,10 +38,10 @@ struct gmm__module_answer {
 	uint64_t done_ns;
 	size_t bytes_left;            /* that its tables may grow */
 	uint64_t pages_left;          /* shared pages that may be named */
-	struct gmm__wire_module last; /* the last record; the page that its next message begins at; whether it is in `told`, */
-	uint32_t next;
-	bool listed;
-	bool cut;                     /* and something of it is left out */
+	struct gmm__wire_module last; /* the last record; and of it: */
+	uint32_t next;                /* page that its next message begins at */
+	bool listed;                  /* it is in `told` */
+	bool cut;                     /* something of it is left out */
 	struct told *told;
 	uint32_t n, room;
 	struct gmm__shared_run *run;
@@ -118,8 +118,9 @@ static void add_page(struct gmm__module_answer *answer, uint32_t place, gmm__pag
 		answer->pages_left--;
 		return;
 	}
-	struct gmm__shared_run *run = answer->user->module_runs < GMM__MODULES_USER_RUNS ?
-		grow(answer, answer->run, answer->n_runs, &answer->room_runs, sizeof *run) : NULL;
+	struct gmm__shared_run *run = NULL;
+	if (answer->user->module_runs < GMM__MODULES_USER_RUNS)
+		run = grow(answer, answer->run, answer->n_runs, &answer->room_runs, sizeof *run);
 	if (!run) {
 		leave_out(answer);
 		return;
@@ -132,7 +133,8 @@ static void add_page(struct gmm__module_answer *answer, uint32_t place, gmm__pag
 }
 
 /* Guest pages [gfn, gfn + pages) are those of the module from `place` on. */
-static void add_run(struct gmm__module_answer *answer, const struct gmm_vm *vm, uint32_t gfn, uint32_t pages, uint32_t place)
+static void add_run(struct gmm__module_answer *answer, const struct gmm_vm *vm, uint32_t gfn, uint32_t pages,
+		    uint32_t place)
 {
 	struct gmm__part part;
 
@@ -253,7 +255,8 @@ int gmm__modules_take_end(struct gmm__session *s, const void *packet, size_t siz
 		answer = new_answer(s, end->modules);
 	if (!answer)
 		return -ENOMEM;
-	answer->left_out = answer->left_out > UINT32_MAX - end->left_out ? UINT32_MAX : answer->left_out + end->left_out;
+	uint32_t room = UINT32_MAX - answer->left_out;
+	answer->left_out += end->left_out < room ? end->left_out : room;
 	answer->done_ns = s->service->now_ns;
 	free_answer(s->modules);
 	s->modules = answer;
@@ -393,7 +396,8 @@ static void count_pages(struct gmm_module_info *info, struct gmm__pool *pool, gm
 }
 
 /* Each pool page counts once for each place that it serves. Sorts the runs. Returns how many there are. */
-static uint64_t count_shared(struct gmm_module_info *info, struct gmm__pool *pool, struct gmm__shared_run *run, uint32_t n)
+static uint64_t count_shared(struct gmm_module_info *info, struct gmm__pool *pool, struct gmm__shared_run *run,
+			     uint32_t n)
 {
 	uint64_t pages = 0;
 	uint32_t end = 0;

@@ -1,12 +1,14 @@
 /* What clients say of their guests' modules, for `gmm-dedup modules`.
  *
- * Nothing is kept or told until somebody asks. A request has a number, which the news tell each client that is asked; what
- * the client then says (MODULE, MODULES in wire/protocol.h) is looked up in its shadow tables at once: of the pages that it
- * names, the shared ones are kept as runs of pool pages. So it can lie about its own pages only, names no page of anybody
- * else, and pays for what it names. The answers of all clients that may be seen are put together when they are fetched.
+ * Nothing is kept or told until somebody asks. A request has a number, which the news tell each client that is asked;
+ * what the client then says (MODULE, MODULES in wire/protocol.h) is looked up in its shadow tables at once: of the pages
+ * that it names, the shared ones are kept as runs of pool pages. So it can lie about its own pages only, names no page of
+ * anybody else, and pays for what it names. The answers of all clients that may be seen are put together when they are
+ * fetched.
  *
- * Memory for a client: an answer, and one that is on its way, of GMM__MODULES_BYTES_MIN and a byte for each page of its RAM
- * each, and GMM__MODULES_USER_RECORDS and _RUNS for all clients of a user. What does not fit is counted as left out. An answer is given up after a minute, and when the connection ends.
+ * Memory for a client: an answer, and one that is on its way, of GMM__MODULES_BYTES_MIN and a byte for each page of its
+ * RAM each; all clients of a user have GMM__MODULES_USER_RECORDS and _RUNS. What does not fit is counted as left out. An
+ * answer is given up after a minute, and when the connection ends.
  */
 #ifndef SERVICE_MODULES_H
 #define SERVICE_MODULES_H
@@ -54,7 +56,8 @@ struct gmm__module_uses {
 
 /* Adds what the client has answered last, for request or later. False without memory. */
 bool gmm__modules_gather(struct gmm__module_uses *uses, const struct gmm__session *s, uint32_t request);
-/* The next module (regions: 0; NULL: it is passed over), after all were gathered. 1; 0 at the end; or GMM_ERR_NO_MEMORY. */
+/* The next module (regions: 0; NULL: it is passed over), after all were gathered. 1; 0 at the end; or
+ * GMM_ERR_NO_MEMORY. */
 int gmm__modules_next(struct gmm__module_uses *uses, struct gmm_module_info *ret_info);
 void gmm__modules_uses_free(struct gmm__module_uses *uses);
 

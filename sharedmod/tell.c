@@ -84,7 +84,8 @@ static void tell_runs(struct teller *t, const struct gmm__module_record *record)
 }
 
 /* Where pages [first, first + n) of the module are; only shared ones matter. False: the VM is being destroyed. */
-static bool locate(const struct teller *t, const struct gmm__module_record *record, uint32_t first, uint32_t n, uint32_t *gfn)
+static bool locate(const struct teller *t, const struct gmm__module_record *record, uint32_t first, uint32_t n,
+		   uint32_t *gfn)
 {
 	struct gmm__presence presence = { .backend = t->backend };
 

@@ -107,6 +107,7 @@ sleep 2 # a pass more
 for vm in a b; do
 	vm_qmp "$vm" stop >/dev/null
 done
+"$BIN/gmm-dedup" modules --socket "$work/socket" --json >"$work/modules" || fail "no list of modules"
 for vm in a b; do
 	vm_dump "$vm" "$work/$vm.ram" || fail "$vm: no dump"
 	"$BIN/gmm-dedup" dump --socket "$work/socket" "$(vm_pid "$vm")" >"$work/$vm.dump" || fail "$vm: no page table"
@@ -176,6 +177,18 @@ for client in status["clients"]:
         if seen > 1.25 * most or seen > vm["pages"] / 4 or vm["states"]["volatile"] or vm["states"]["zero"]:
             print("somebody scanned:", vm["states"])
             failed = True
+
+# What the command lists is what both guests have named.
+with open(f"{work}/modules") as f:
+    listed = json.load(f)
+libraries = [m for m in listed["modules"] if re.match(r".*/libc(-[0-9.]*)?\.so", m["name"]) and m["users"] == 2]
+print("listed:", json.dumps(libraries))
+if (listed["processes"], listed["answered"], listed["left_out"]) != (2, 2, 0) or len(libraries) != 1:
+    failed = True
+for m in libraries:
+    if m["shared_pages"] < 0.97 * total[m["name"]] or m["shared_pages"] > m["pages"] or m["os"] != "linux" or \
+            m["domain"] != "guests" or m["saved_pages"] < m["shared_pages"]:
+        failed = True
 sys.exit(failed)
 END
 python3 "$work/compare.py" "$work" || fail "what is shared"

@@ -70,4 +70,10 @@ jq -e '.processes == 3 and .answered == 2 and [.modules[] | [.domain, .users]] =
 	fail "stopped: $(jq -c . "$work/modules")"
 kill -KILL "${guest_pid[c]}"
 modules '.processes == 2 and .answered == 2'
+
+# A service that was started again knows no requests of the old one.
+kill_service TERM
+start_service
+eventually '[.clients[] | select(.state == "connected") | .vms[]] | length == 2'
+modules '.answered == 2 and [.modules[] | [.domain, .users, .shared_pages]] == [["other", 1, 600]]'
 finish

@@ -183,10 +183,45 @@ static void news(struct tiny_service *s, const struct gmm__wire_poll *poll, stru
 	n->cpu_percent = s->limited ? s->cpu_percent : UINT32_MAX;
 	n->unshare = s->unshare;
 	n->paused = s->paused;
+	n->modules = s->modules_told == s->modules_wanted && !s->asks_again ? 0 : (uint32_t)s->modules_wanted;
 	n->n_look = s->looks;
 	memcpy(n + 1, s->look, s->looks * sizeof *s->look);
 	a->size = sizeof *n + s->looks * sizeof *s->look;
 	s->looks = 0;
+}
+
+static void take_module(struct tiny_service *s, const struct gmm__wire_module *m)
+{
+	const struct gmm__wire_module_run *run = (const void *)(m + 1);
+	static struct tiny_module beyond;
+
+	ck_assert_uint_eq(m->modules, s->modules_wanted);
+	ck_assert_uint_lt(m->vm, GMM__WIRE_VMS);
+	ck_assert(gmm__wire_fits(m->header.size, sizeof *m, m->n, sizeof *run));
+	uint32_t i = m->first == 0 ? s->modules++ : s->modules - 1, named = 0;
+	struct tiny_module *module = i < TINY_MODULES ? &s->module[i] : &beyond;
+	if (m->first == 0)
+		*module = (struct tiny_module){ .said = *m };
+	ck_assert_uint_eq(m->first, module->pages);
+	ck_assert_str_eq(m->name, module->said.name);
+	for (i = 0; i < m->n; i++, module->runs++) {
+		if (module->runs < TINY_RUNS)
+			module->run[module->runs] = run[i];
+		module->pages += run[i].pages;
+		named += run[i].gfn == GMM__WIRE_NO_GFN ? 0 : run[i].pages;
+	}
+	ck_assert_uint_le(module->pages, m->pages);
+	ck_assert_uint_le(named, GMM__WIRE_MODULE_PAGES);
+	module->messages++;
+}
+
+static void end_modules(struct tiny_service *s, const struct gmm__wire_modules *end)
+{
+	ck_assert_uint_eq(end->modules, s->modules_wanted);
+	s->modules_left_out = end->left_out;
+	s->modules_told = end->modules;
+	if (s->asks_again)
+		s->modules = 0;
 }
 
 /* Lies that fit any answer. False: the connection is to be closed. */
@@ -247,6 +282,8 @@ static bool serve(struct tiny_service *s, int client, uint8_t *request)
 	case GMM__WIRE_OFFER: offer(s, (const void *)h, &a); break;
 	case GMM__WIRE_PROMOTE: promote(s, (const void *)h, &a); break;
 	case GMM__WIRE_COMMIT: commit(s, (const void *)h); return true;
+	case GMM__WIRE_MODULE: take_module(s, (const void *)h); return true;
+	case GMM__WIRE_MODULES: end_modules(s, (const void *)h); return true;
 	case GMM__WIRE_CHUNK: place(s, (const void *)h, &a); break;
 	case GMM__WIRE_POLL: news(s, (const void *)h, &a); break;
 	default: break;

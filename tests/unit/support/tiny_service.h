@@ -27,7 +27,14 @@ enum lie {
 	LIES
 };
 
-enum { TINY_PAGES = 4096 };
+enum { TINY_PAGES = 4096, TINY_MODULES = 64, TINY_RUNS = 8 };
+
+/* A record of a guest module, as the client told it. */
+struct tiny_module {
+	struct gmm__wire_module said;  /* in its first message */
+	uint32_t messages, runs, pages;
+	struct gmm__wire_module_run run[TINY_RUNS]; /* the first ones */
+};
 
 struct tiny_service {
 	char path[64];
@@ -51,6 +58,12 @@ struct tiny_service {
 	_Atomic uint32_t slots;     /* SLOT_ADDs so far */
 	_Atomic uint32_t reports;
 	_Atomic bool *set_on_slot_add; /* set to true while a SLOT_ADD waits for its answer; NULL: nothing is */
+	_Atomic uint32_t modules_wanted; /* POLL asks for modules, until they were told or, with asks_again, for ever */
+	_Atomic bool asks_again;
+	_Atomic uint32_t modules_told; /* the last request that was answered to its end */
+	_Atomic uint32_t modules_left_out;
+	_Atomic uint32_t modules;   /* records told; the first of them: */
+	struct tiny_module module[TINY_MODULES];
 	bool forget;                /* a client that comes back is not known */
 
 	int pool;
