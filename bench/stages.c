@@ -145,7 +145,7 @@ static void merge_runs(
 			chosen[count++] = stages->run[i];
 	if (count > 0)
 		gmm__merge_runs(&merge, chosen, count);
-	stages->backend->flush(stages->gmm);
+	stages->backend->flush(stages->gmm, &stages->gmm->staging[0]);
 	add_cost(holes ? &stages->hole : &stages->map, start_ns, stages->progress.merged - merged);
 }
 

@@ -32,6 +32,7 @@ struct gmm__freeze {
 	struct gmm__slot *slot;
 	uint32_t first;
 	uint32_t count;                            /* <= GMM__FREEZE_PAGES */
+	struct gmm__staging *in;                   /* whose lock the caller has */
 	uint8_t *staging;                          /* frozen bytes of page i at staging + i * 4096; read only */
 	uint8_t page[GMM__FREEZE_PAGES];           /* enum gmm__frozen */
 };
@@ -59,7 +60,7 @@ struct gmm__backend {
 	/* Lets the guest go on; frozen pages that were neither shared nor restored stay holes. */
 	void (*thaw)(struct gmm__freeze *freeze);
 	/* Gives back the frames of replaced pages, which collect over some freezes. */
-	void (*flush)(struct gmm *gmm);
+	void (*flush)(struct gmm *gmm, struct gmm__staging *staging);
 
 	/* Broken pages cannot be frozen, since the kernel moves no pages out of file mappings. Hold: writers wait, readers do
 	 * not; pins are not seen. show_pool drops the guest's copies, so that the pool pages under them show; remap maps other

@@ -71,7 +71,8 @@ static int move_to_pool(const struct piece *p, struct gmm__freeze *freeze, gmm__
 	const struct gmm__backend *backend = p->merge->backend;
 	struct gmm *gmm = p->merge->gmm;
 
-	gmm__lock_take(&gmm->freeze_lock);
+	freeze->in = gmm__staging_of(gmm, p->merge->worker);
+	gmm__lock_take(&freeze->in->lock);
 	uint64_t start_ns = gmm__sys_of(gmm)->clock_ns();
 	int rc = backend->freeze(freeze);
 	if (rc == 0) {
@@ -80,7 +81,7 @@ static int move_to_pool(const struct piece *p, struct gmm__freeze *freeze, gmm__
 		backend->thaw(freeze);
 		gmm__waits_add(p->merge->waits, freeze->count, gmm__sys_of(gmm)->clock_ns() - start_ns);
 	}
-	gmm__lock_give(&gmm->freeze_lock);
+	gmm__lock_give(&freeze->in->lock);
 	return rc;
 }
 
@@ -263,7 +264,7 @@ static void clone_stretch(void *arg, const struct gmm__merge *merge)
 
 	n = n < left ? n : left;
 	s->status = gmm__clone_piece(merge, s->from, s->to, s->first, n);
-	merge->backend->flush(merge->gmm);
+	merge->backend->flush(merge->gmm, gmm__staging_of(merge->gmm, merge->worker));
 	s->first += n;
 }
 

@@ -10,7 +10,7 @@ void gmm__errand_run(struct gmm__worker *worker, struct gmm__errand *errand)
 				    .progress = &progress, .waits = &worker->waits };
 
 	errand->run(errand->arg, &merge);
-	worker->backend->flush(worker->gmm);
+	worker->backend->flush(worker->gmm, gmm__staging_of(worker->gmm, worker));
 }
 
 /* Gives it to the merge thread and waits. */
@@ -60,7 +60,7 @@ static void run_here(struct gmm *gmm, gmm__errand_fn *run, void *arg)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	run(arg, &merge);
-	merge.backend->flush(gmm);
+	merge.backend->flush(gmm, gmm__staging_of(gmm, NULL));
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	count_waits(gmm, &waits);
 }

@@ -23,7 +23,7 @@ struct gmm__witness {
 static struct gmm__lock list_lock = GMM__LOCK_INITIALIZER(GMM__RANK_OPEN_INSTANCES);
 static struct gmm *open_instances;
 
-/* With freeze_lock: no page is being replaced. Without a witness the pools defer until the instance ends. */
+/* With the locks of all stagings: no page is being replaced. Without a witness the pools defer until the instance ends. */
 static void expect_child(struct gmm *gmm)
 {
 	struct gmm__witness *witness = gmm__mem_alloc(&gmm->mem, sizeof *witness);
@@ -46,10 +46,17 @@ static void before_fork(void)
 {
 	gmm__lock_take(&list_lock);
 	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
-		gmm__lock_take(&gmm->freeze_lock);
+		for (int i = 0; i < GMM__STAGINGS; i++)
+			gmm__lock_take(&gmm->staging[i].lock);
 		expect_child(gmm);
 	}
 	urcu_bp_before_fork();
+}
+
+static void give_stagings(struct gmm *gmm)
+{
+	for (int i = 0; i < GMM__STAGINGS; i++)
+		gmm__lock_give(&gmm->staging[i].lock);
 }
 
 static void after_fork_parent(void)
@@ -61,7 +68,7 @@ static void after_fork_parent(void)
 			gmm__sys_of(gmm)->unmap(witness->page, GMM__PAGE_BYTES);
 			witness->page = NULL;
 		}
-		gmm__lock_give(&gmm->freeze_lock);
+		give_stagings(gmm);
 	}
 	gmm__lock_give(&list_lock);
 }
@@ -71,7 +78,7 @@ static void after_fork_child(void)
 {
 	urcu_bp_after_fork_child();
 	for (struct gmm *gmm = open_instances; gmm; gmm = gmm->next_open) {
-		gmm__lock_give(&gmm->freeze_lock);
+		give_stagings(gmm);
 		gmm->process_id = 0;
 		gmm__remote_forked(gmm);
 	}
@@ -104,10 +111,10 @@ void gmm__fork_reap(struct gmm__domain *domain, struct gmm *gmm)
 	if (!domain->pool.defer) /* a stale look costs one pass */
 		return;
 	/* Under the lock no fork can come between the answer and the release. */
-	gmm__lock_take(&gmm->freeze_lock);
+	gmm__lock_take(&gmm->staging[0].lock);
 	if (drop_witnesses(gmm, false))
 		gmm__pool_release(&domain->pool);
-	gmm__lock_give(&gmm->freeze_lock);
+	gmm__lock_give(&gmm->staging[0].lock);
 }
 
 static int handlers_rc;

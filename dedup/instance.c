@@ -61,7 +61,8 @@ static void init_locks(struct gmm *gmm)
 	gmm__cond_init(&gmm->changed);
 	gmm__lock_init(&gmm->lock, GMM__RANK_INSTANCE);
 	gmm__lock_init(&gmm->ram_lock, GMM__RANK_RAM);
-	gmm__lock_init(&gmm->freeze_lock, GMM__RANK_FREEZE);
+	for (int i = 0; i < GMM__STAGINGS; i++)
+		gmm__lock_init(&gmm->staging[i].lock, GMM__RANK_FREEZE);
 	gmm__lock_init(&gmm->tidy_turn, GMM__RANK_TIDY_TURN);
 	gmm__lock_init(&gmm->tidy_lock, GMM__RANK_TIDY);
 }
@@ -78,7 +79,8 @@ static void free_instance(struct gmm *gmm)
 	pthread_cond_destroy(&gmm->changed);
 	gmm__lock_destroy(&gmm->lock);
 	gmm__lock_destroy(&gmm->ram_lock);
-	gmm__lock_destroy(&gmm->freeze_lock);
+	for (int i = 0; i < GMM__STAGINGS; i++)
+		gmm__lock_destroy(&gmm->staging[i].lock);
 	gmm__lock_destroy(&gmm->tidy_lock);
 	gmm__lock_destroy(&gmm->tidy_turn);
 	sys->free(gmm);

@@ -114,23 +114,23 @@ static void watch_again(struct gmm__freeze *freeze, uint32_t at, uint32_t count)
 	sys->uffd_watch(gmm->track_uffd, host, bytes_of(count), GMM__WATCH_WP);
 }
 
-/* Frames of replaced pages are freed many at a time: one call and one TLB flush. With freeze_lock. A staging that could
+/* Frames of replaced pages are freed many at a time: one call and one TLB flush. With its lock. A staging that could
  * not be emptied is not used again before it is: a move into a place that is taken is taken for done. */
-static int empty_staging(struct gmm *gmm)
+static int empty_staging(struct gmm *gmm, struct gmm__staging *staging)
 {
 	int rc = 0;
 
-	if (gmm->staging_pages)
-		rc = gmm__sys_of(gmm)->advise(gmm->staging, bytes_of(gmm->staging_pages), MADV_DONTNEED);
-	gmm->staging_pages = rc == 0 ? 0 : GMM__STAGING_PAGES;
+	if (staging->used)
+		rc = gmm__sys_of(gmm)->advise(staging->pages, bytes_of(staging->used), MADV_DONTNEED);
+	staging->used = rc == 0 ? 0 : GMM__STAGING_PAGES;
 	return rc;
 }
 
-static void mapped_flush(struct gmm *gmm)
+static void mapped_flush(struct gmm *gmm, struct gmm__staging *staging)
 {
-	gmm__lock_take(&gmm->freeze_lock);
-	empty_staging(gmm);
-	gmm__lock_give(&gmm->freeze_lock);
+	gmm__lock_take(&staging->lock);
+	empty_staging(gmm, staging);
+	gmm__lock_give(&staging->lock);
 }
 
 /* True when the page is not where the guest had it any more. */
@@ -160,9 +160,9 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 	uint8_t *host = gmm__slot_host(freeze->slot, freeze->first);
 
-	if (gmm->staging_pages + freeze->count > GMM__STAGING_PAGES && empty_staging(gmm) != 0)
+	if (freeze->in->used + freeze->count > GMM__STAGING_PAGES && empty_staging(gmm, freeze->in) != 0)
 		return -EAGAIN;
-	freeze->staging = gmm->staging + bytes_of(gmm->staging_pages);
+	freeze->staging = freeze->in->pages + bytes_of(freeze->in->used);
 	int rc = sys->uffd_watch(gmm->track_uffd, host, bytes_of(freeze->count), GMM__WATCH_MISSING_WP);
 	if (rc != 0) { /* at the mapping limit part of the range may be watched already */
 		watch_again(freeze, 0, freeze->count);
@@ -179,7 +179,7 @@ static int mapped_freeze(struct gmm__freeze *freeze)
 			i++;
 		}
 	}
-	gmm->staging_pages += freeze->count;
+	freeze->in->used += freeze->count;
 	return 0;
 }
 
@@ -385,9 +385,9 @@ static int mapped_privatise(struct gmm__slot *slot, uint32_t first, uint32_t cou
 	gmm__mapped_set_attributes(slot, (uint8_t *)copy, bytes_of(count), true);
 	while (rc == 0 && done < count) {
 		uint32_t n = count - done < GMM__FREEZE_PAGES ? count - done : GMM__FREEZE_PAGES;
-		gmm__lock_take(&gmm->freeze_lock);
+		gmm__lock_take(&gmm->staging[0].lock); /* a fork waits */
 		rc = gmm__mapped_replace_by_copy(slot, first + done, n, (uint8_t *)copy + bytes_of(done));
-		gmm__lock_give(&gmm->freeze_lock);
+		gmm__lock_give(&gmm->staging[0].lock);
 		if (rc == 0)
 			done += n;
 	}

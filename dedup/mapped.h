@@ -30,7 +30,7 @@ int gmm__mapped_split(struct gmm__slot *slot, uint32_t page);
 int gmm__mapped_collapse(struct gmm__slot *slot, uint32_t first);
 
 /* Copies pages that nobody watches to `copy`, which then takes their place and is watched. Writers wait meanwhile, readers
- * do not. With freeze_lock. 0, or a negative errno and all is as before. */
+ * do not. With a staging's lock. 0, or a negative errno and all is as before. */
 int gmm__mapped_replace_by_copy(struct gmm__slot *slot, uint32_t first, uint32_t count, uint8_t *copy);
 
 /* Gives anonymous memory MADV_HUGEPAGE if the RAM had it. Not before a copy is filled while writers wait: the first touch

@@ -65,9 +65,9 @@ static int rebuild(struct gmm__slot *slot, uint32_t first)
 
 	if (!copy)
 		return -ENOMEM;
-	gmm__lock_take(&gmm->freeze_lock);
+	gmm__lock_take(&gmm->staging[0].lock); /* a fork waits */
 	int rc = gmm__mapped_replace_by_copy(slot, first, GMM__CHUNK_PAGES, copy);
-	gmm__lock_give(&gmm->freeze_lock);
+	gmm__lock_give(&gmm->staging[0].lock);
 	uint64_t head = (uint64_t)((intptr_t)copy - room);
 	if (rc != 0) {
 		sys->unmap((void *)room, 2 * GMM__CHUNK_BYTES);

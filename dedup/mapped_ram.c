@@ -14,7 +14,7 @@
 #define MADV_HUGEPAGE 14
 #endif
 
-enum { STAGING_BYTES = GMM__STAGING_PAGES * GMM__PAGE_BYTES, POLICY_BITS = 1024 };
+enum { STAGING_BYTES = GMM__STAGINGS * GMM__STAGING_PAGES * GMM__PAGE_BYTES, POLICY_BITS = 1024 };
 
 /* ---- the instance's descriptors and staging ---------------------------------------------------------------- */
 
@@ -25,17 +25,19 @@ static int open_staging(struct gmm *gmm)
 
 	if (gmm__is_errno(staging))
 		return GMM_ERR_NO_MEMORY;
-	gmm->staging = (uint8_t *)staging;
-	sys->advise(gmm->staging, STAGING_BYTES, MADV_NOHUGEPAGE);
+	uint8_t *pages = (uint8_t *)staging;
+	for (uint64_t i = 0; i < GMM__STAGINGS; i++)
+		gmm->staging[i].pages = pages + i * GMM__STAGING_PAGES * GMM__PAGE_BYTES;
+	sys->advise(pages, STAGING_BYTES, MADV_NOHUGEPAGE);
 	/* Where new memory is locked (mlockall), staging is full from the start, and cannot be emptied. */
-	if (sys->advise(gmm->staging, STAGING_BYTES, MADV_DONTNEED) != 0) {
+	if (sys->advise(pages, STAGING_BYTES, MADV_DONTNEED) != 0) {
 		gmm__log(gmm, GMM_LOG_ERROR, "the process locks its memory (mlockall): pages cannot be shared");
 		return GMM_ERR_SYSTEM;
 	}
 	/* A fork would make its pages not exclusive, and moving them back impossible. */
-	if (sys->advise(gmm->staging, STAGING_BYTES, MADV_DONTFORK) != 0 ||
-	    sys->advise(gmm->staging, STAGING_BYTES, MADV_DONTDUMP) != 0 ||
-	    sys->uffd_watch(gmm->track_uffd, gmm->staging, STAGING_BYTES, GMM__WATCH_WP) != 0)
+	if (sys->advise(pages, STAGING_BYTES, MADV_DONTFORK) != 0 ||
+	    sys->advise(pages, STAGING_BYTES, MADV_DONTDUMP) != 0 ||
+	    sys->uffd_watch(gmm->track_uffd, pages, STAGING_BYTES, GMM__WATCH_WP) != 0)
 		return GMM_ERR_SYSTEM;
 	return GMM_OK;
 }
@@ -61,9 +63,10 @@ void gmm__mapped_close(struct gmm *gmm)
 {
 	const struct gmm__sys *sys = gmm__sys_of(gmm);
 
-	if (gmm->staging)
-		sys->unmap(gmm->staging, STAGING_BYTES);
-	gmm->staging = NULL;
+	if (gmm->staging[0].pages) /* they are side by side */
+		sys->unmap(gmm->staging[0].pages, STAGING_BYTES);
+	for (int i = 0; i < GMM__STAGINGS; i++)
+		gmm->staging[i].pages = NULL;
 	if (gmm->track_uffd >= 0)
 		sys->file_close(gmm->track_uffd);
 	if (gmm->freeze_uffd >= 0)

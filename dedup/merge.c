@@ -1,6 +1,6 @@
 /* Merge: carries out one run, from reservation to accounts. This is the only place where guest pages are replaced.
  *
- * Between freeze and thaw there is no allocation, no log, and no lock but freeze_lock (which makes a fork wait).
+ * Between freeze and thaw there is no allocation, no log, and no lock but the staging's (which makes a fork wait).
  */
 #include "dedup/merge.h"
 
@@ -326,7 +326,8 @@ static int replace(struct piece *p)
 	const struct gmm__merge *m = p->merge;
 	struct gmm__guard *guard = m->waits->guard;
 
-	gmm__lock_take(&m->gmm->freeze_lock);
+	p->freeze.in = gmm__staging_of(m->gmm, m->worker);
+	gmm__lock_take(&p->freeze.in->lock);
 	p->freeze.slot = p->slot;
 	p->freeze.first = p->first;
 	p->freeze.count = p->count;
@@ -346,7 +347,7 @@ static int replace(struct piece *p)
 	}
 	if (guard)
 		gmm__guard_end(guard);
-	gmm__lock_give(&m->gmm->freeze_lock);
+	gmm__lock_give(&p->freeze.in->lock);
 	return rc;
 }
 

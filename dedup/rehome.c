@@ -89,14 +89,14 @@ uint32_t gmm__rehome_piece(const struct gmm__rehome *rehome, struct gmm__slot *s
 	struct piece p = { .rehome = rehome, .slot = slot, .first = first, .count = count, .to = to };
 
 	if (gmm__vm_has_room(slot->vm, gmm__slot_seams_added(slot, first, count, to)) && compare(&p) > 0) {
-		gmm__lock_take(&gmm->freeze_lock);
+		gmm__lock_take(&gmm->staging[0].lock); /* a fork waits */
 		uint64_t start_ns = gmm__sys_of(gmm)->clock_ns();
 		if (rehome->backend->hold(slot, first, count) == 0) {
 			replace(&p);
 			rehome->backend->let_go(slot, first, count);
 			gmm__waits_add(rehome->waits, count, gmm__sys_of(gmm)->clock_ns() - start_ns);
 		}
-		gmm__lock_give(&gmm->freeze_lock);
+		gmm__lock_give(&gmm->staging[0].lock);
 	}
 	return account(&p);
 }

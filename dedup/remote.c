@@ -450,9 +450,9 @@ static bool any_fork(struct gmm *gmm)
 	for (const struct gmm__domain *domain = gmm->domains; domain; domain = domain->next)
 		any |= domain->pool.defer;
 	gmm__lock_give(&gmm->lock);
-	gmm__lock_take(&gmm->freeze_lock);
+	gmm__lock_take(&gmm->staging[0].lock);
 	any |= gmm->witnesses != NULL;
-	gmm__lock_give(&gmm->freeze_lock);
+	gmm__lock_give(&gmm->staging[0].lock);
 	return any;
 }
 

@@ -5,6 +5,7 @@
 
 #include "dedup/digest.h"
 #include "dedup/verify.h"
+#include "dedup/worker.h"
 
 struct repair {
 	const struct gmm__merge *merge;
@@ -60,7 +61,9 @@ static bool share_again(const struct repair *r, uint32_t page, gmm__page_id to)
 	gmm__page_id under = r->slot->value[page];
 	bool fill = gmm__digest_is_fill(gmm__pool_bytes(m->catalog->pool, to));
 
-	gmm__lock_take(&m->gmm->freeze_lock);
+	struct gmm__staging *staging = gmm__staging_of(m->gmm, m->worker);
+
+	gmm__lock_take(&staging->lock); /* a fork waits */
 	uint64_t start_ns = gmm__sys_of(m->gmm)->clock_ns();
 	int rc = m->backend->hold(r->slot, page, 1);
 	if (rc == 0) {
@@ -68,7 +71,7 @@ static bool share_again(const struct repair *r, uint32_t page, gmm__page_id to)
 		m->backend->let_go(r->slot, page, 1);
 		gmm__waits_add(m->waits, 1, gmm__sys_of(m->gmm)->clock_ns() - start_ns);
 	}
-	gmm__lock_give(&m->gmm->freeze_lock);
+	gmm__lock_give(&staging->lock);
 	if (rc != 0) {
 		gmm__pool_drop(m->catalog->pool, to, 1, GMM__DROP_REFERENCE);
 		return false;

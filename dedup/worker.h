@@ -71,4 +71,10 @@ void gmm__worker_stop_merge(struct gmm__worker *worker);
 /* Hands worker->job to the merge thread and waits until it is done. */
 void gmm__worker_run(struct gmm__worker *worker, void (*work)(struct gmm__worker *worker));
 
+/* Where this worker freezes pages; NULL: where those do who are none. Several workers may have the same one. */
+static inline struct gmm__staging *gmm__staging_of(struct gmm *gmm, const struct gmm__worker *worker)
+{
+	return &gmm->staging[worker ? worker->number % GMM__STAGINGS : 0];
+}
+
 #endif

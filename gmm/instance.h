@@ -2,8 +2,8 @@
  *
  * gmm/lock.h has the ranks of all locks; none is held over a byte compare or a system call that can wait for the guest,
  * but gmm.ram_lock, which is for adding and removing RAM and starting and stopping the engine: whoever has it may read
- * every VM's array of slots. gmm.freeze_lock is held from freeze to thaw with nothing taken under it, so that a fork waits
- * for the end of a freeze. The fork handlers take it before gmm.lock and pool.lock.
+ * every VM's array of slots. A staging's lock is held from freeze to thaw with nothing taken under it, so that a fork, which
+ * takes those of all stagings, waits for the end of all freezes. The fork handlers take them before gmm.lock and pool.lock.
  */
 #ifndef GMM_INSTANCE_H
 #define GMM_INSTANCE_H
@@ -76,6 +76,14 @@ struct gmm__tidy {
 	uint64_t mappings;            /* when it did */
 };
 
+/* Where frozen pages are looked at: one freeze at a time is under way in a staging. */
+enum { GMM__STAGINGS = 4 };
+struct gmm__staging {
+	struct gmm__lock lock;
+	uint8_t *pages;
+	uint32_t used;                /* pages at its start, whose frames are to be freed */
+};
+
 struct gmm {
 	struct gmm__mem mem;
 	int64_t process_id;
@@ -85,12 +93,10 @@ struct gmm {
 	int freeze_uffd;              /* synchronous write-protect, for unsharing */
 	int pagemap;
 	int maps;                     /* to ask what is mapped; -1: not asked for, or the kernel cannot tell */
-	uint8_t *staging;             /* where frozen pages are looked at; guarded by freeze_lock */
-	uint32_t staging_pages;       /* in use at its start, to be freed; guarded by freeze_lock */
 	struct gmm__chunk_table chunks;
 	struct gmm__chunk_table remote_chunks; /* of the sharing service's pools, by its ids */
 	struct gmm__remote *remote;   /* dedup/remote.h; NULL: catalog and pools are here */
-	struct gmm__lock freeze_lock;
+	struct gmm__staging staging[GMM__STAGINGS]; /* freezes at once; a thread of the engine has its own */
 	struct gmm__lock ram_lock;
 	void *host_ranges;            /* host memory of all RAM slots, a tree of tsearch(3); guarded by ram_lock */
 	struct gmm__lock tidy_turn;   /* whose turn it is to tidy up; held while VMs are asked */
@@ -98,8 +104,8 @@ struct gmm {
 	struct gmm__tidy tidy;
 	struct gmm__arbitration *arbitration; /* dedup/arbitrate.h; NULL while it does not run. Guarded by lock */
 	_Atomic bool under_pressure;  /* of memory, as the arbitration says */
-	bool unwitnessed;             /* a fork happened without memory for its witness; guarded by freeze_lock */
-	struct gmm__witness *witnesses; /* of forks whose child may still map pool pages; guarded by freeze_lock */
+	bool unwitnessed;             /* a fork happened without memory for its witness; guarded by staging[0].lock */
+	struct gmm__witness *witnesses; /* of forks whose child may still map pool pages; guarded by staging[0].lock */
 	struct gmm *next_open;        /* list of open instances, for fork handlers */
 
 	struct gmm__lock lock;        /* guards what follows */

@@ -37,7 +37,7 @@ bool gmm__lock_wait_until(struct gmm__lock *lock, pthread_cond_t *changed, uint6
 
 #if GMM_DEBUG
 
-enum { HELD_MAX = 64 };
+enum { HELD_MAX = 256 };
 
 /* Ascending. Locks may be given in any order. */
 static _Thread_local uint32_t held[HELD_MAX], n_held;

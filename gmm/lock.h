@@ -17,7 +17,7 @@ enum gmm__rank {
 	GMM__RANK_TIDY_TURN = 4,      /* gmm.tidy_turn */
 	GMM__RANK_RAM = 5,            /* gmm.ram_lock */
 	GMM__RANK_TIDY = 6,           /* gmm.tidy_lock */
-	GMM__RANK_FREEZE = 7,         /* gmm.freeze_lock */
+	GMM__RANK_FREEZE = 7,         /* gmm.staging[].lock */
 	GMM__RANK_INSTANCE = 10,      /* gmm.lock */
 	GMM__RANK_VM = 15,            /* paged.lock: one paged VM */
 	GMM__RANK_MODULES = 17,       /* registry.lock: guest modules */

@@ -432,7 +432,7 @@ START_TEST(staging_is_taken)
 	}
 	passes(1);
 	for (uint32_t i = 0; i < GMM__FREEZE_PAGES; i += 3)
-		life.gmm->staging[(size_t)i * PAGE] = 1;
+		life.gmm->staging[0].pages[(size_t)i * PAGE] = 1;
 	end_certain();
 }
 END_TEST
