@@ -710,7 +710,8 @@ static void conclude_unshare(struct gmm__remote *remote)
 	}
 	if (remote->lost)
 		start_anew(remote);
-	if (remote->unshare != remote->unshared) {
+	/* None: the service has started again since the last one. */
+	if (remote->unshare != 0 && remote->unshare != remote->unshared) {
 		remote->unsharing = remote->unshare;
 		remote->rests = true;
 		remote->unshare_failed = GMM_OK;

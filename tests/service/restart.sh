@@ -27,6 +27,19 @@ tell c until 1900 20000
 tell c check
 eventually '.domains[0].pool_pages <= 2400 and .domains[0].saved_pages >= 3400'
 
+# A service that has started again has asked nobody to unshare: who once did goes on sharing.
+"$BIN/gmm-dedup" unshare all --socket "$socket" >/dev/null || fail "unshare all"
+eventually '.domains[0].saved_pages == 0 and ([.clients[].unshare] | all(. == "done"))'
+"$BIN/gmm-dedup" resume all --socket "$socket" >/dev/null || fail "resume all"
+tell a until 1600 20000
+kill_service KILL
+start_service
+tell a fill 2
+tell b fill 2
+tell a until 1900 20000
+tell a check
+tell c check
+
 # A guest that ends while there is no service is not waited for, and what only it used is given back.
 tell c fill 9
 kill_service TERM || fail "SIGTERM: exit status $?"
