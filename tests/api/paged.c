@@ -299,12 +299,10 @@ enum { FILLER = 700 };
 static void make_sparse(struct gmm_vm *filler, gmm_page_id *pages)
 {
 	gmm_page_id fresh[FILLER];
-	void *addr;
 
 	assert_ok(gmm_vm_allocate_pages(filler, GMM_ACCOUNT_BASE, FILLER, NULL, fresh));
 	for (uint32_t i = 0; i < FILLER; i++) {
-		assert_ok(gmm_vm_map_chunk(filler, gmm_page_chunk(fresh[i]), 0, &addr));
-		page_fill((char *)addr + gmm_page_index(fresh[i]) * (size_t)GMM_PAGE_SIZE, 100000 + i);
+		page_fill((char *)vm_page(filler, fresh[i]), 100000 + i);
 		assert_ok(gmm_vm_share_page(filler, fresh[i], &fresh[i]));
 	}
 	if (pages[0])

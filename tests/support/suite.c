@@ -158,6 +158,14 @@ char *vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, size_t pages)
 	return ram;
 }
 
+uint8_t *vm_page(struct gmm_vm *vm, gmm_page_id page)
+{
+	void *addr;
+
+	assert_ok(gmm_vm_map_chunk(vm, gmm_page_chunk(page), 0, &addr));
+	return (uint8_t *)addr + gmm_page_index(page) * (size_t)GMM_PAGE_SIZE;
+}
+
 void engine_settle(struct gmm *gmm)
 {
 	if (!stats_of(gmm).running)

@@ -7,6 +7,7 @@
 #define TESTS_SUPPORT_SUITE_H
 
 #include <gmm/gmm.h>
+#include <gmm/pages.h>
 
 #include <check.h>
 #include <stdbool.h>
@@ -68,6 +69,9 @@ struct gmm *instance_open_repairing(void); /* with GMM_REPAIR_PROMISED */
 struct gmm_vm *vm_create(struct gmm *gmm, const char *domain);
 char *vm_create_ram(struct gmm_vm *vm, uint64_t guest_addr, size_t pages);
 char *vm_adopt_ram(struct gmm_vm *vm, uint64_t guest_addr, size_t pages);
+
+/* The bytes of a page that a paged VM can map. */
+uint8_t *vm_page(struct gmm_vm *vm, gmm_page_id page);
 
 /* Starts the engine unless it runs, and waits until it has settled. */
 void engine_settle(struct gmm *gmm);

@@ -9,6 +9,7 @@
 
 #include "dedup/instance.h"
 #include "gmm/paged.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/unit.h"
 
 static int here;
@@ -34,11 +35,6 @@ static int note_policy(void *addr, size_t size, int mode, const unsigned long *n
 	return *nodes == 1 ? gmm__sys_linux()->policy_set(addr, size, mode, nodes, max_nodes) : 0;
 }
 
-static void ok(int status)
-{
-	ck_assert_msg(status == GMM_OK, "%s", gmm_status_name(status));
-}
-
 static struct gmm *open_with(bool pool_per_node)
 {
 	struct gmm_options options;
@@ -51,7 +47,7 @@ static struct gmm *open_with(bool pool_per_node)
 	sys.policy_set = note_policy;
 	gmm_options_init(&options);
 	options.pool_per_node = pool_per_node;
-	ok(gmm__instance_open(&options, &sys, &gmm));
+	assert_ok(gmm__instance_open(&options, &sys, &gmm));
 	return gmm;
 }
 
@@ -64,29 +60,27 @@ static struct gmm_vm *vm_on(struct gmm *gmm, int node)
 	gmm_vm_options_init(&options);
 	options.kind = GMM_VM_PAGED;
 	options.numa_node = node;
-	ok(gmm_vm_create(gmm, &options, &vm));
-	ok(gmm_vm_reserve(vm, &reservation));
+	assert_ok(gmm_vm_create(gmm, &options, &vm));
+	assert_ok(gmm_vm_reserve(vm, &reservation));
 	return vm;
 }
 
 static gmm_page_id page_of(struct gmm_vm *vm)
 {
 	gmm_page_id page;
-	void *addr;
 
-	ok(gmm_vm_allocate_pages(vm, GMM_ACCOUNT_BASE, 1, NULL, &page));
-	ok(gmm_vm_map_chunk(vm, gmm_page_chunk(page), 0, &addr));
-	memset((char *)addr + gmm_page_index(page) * (size_t)GMM_PAGE_SIZE, 7, GMM_PAGE_SIZE);
+	assert_ok(gmm_vm_allocate_pages(vm, GMM_ACCOUNT_BASE, 1, NULL, &page));
+	memset(vm_page(vm, page), 7, GMM_PAGE_SIZE);
 	return page;
 }
 
 static void close_all(struct gmm *gmm, struct gmm_vm **vm, int n)
 {
 	for (int i = 0; i < n; i++) {
-		ok(gmm_vm_destroy(vm[i], GMM_RAM_DISCARD));
-		ok(gmm_instance_validate(gmm));
+		assert_ok(gmm_vm_destroy(vm[i], GMM_RAM_DISCARD));
+		assert_ok(gmm_instance_validate(gmm));
 	}
-	ok(gmm_instance_close(gmm));
+	assert_ok(gmm_instance_close(gmm));
 }
 
 START_TEST(memory_of_a_node)
@@ -103,9 +97,9 @@ START_TEST(memory_of_a_node)
 	ck_assert_uint_eq(bound[1], 1);
 	ck_assert_uint_eq(bound[2], 1);
 	gmm_page_id shared;
-	ok(gmm_vm_share_page(vm[0], page_of(vm[0]), &shared));
+	assert_ok(gmm_vm_share_page(vm[0], page_of(vm[0]), &shared));
 	bool joined = false;
-	ok(gmm_vm_join_page(vm[1], page_of(vm[1]), shared, &joined)); /* one pool for all nodes, of no node */
+	assert_ok(gmm_vm_join_page(vm[1], page_of(vm[1]), shared, &joined)); /* one pool for all nodes, of no node */
 	ck_assert(joined);
 	ck_assert_uint_eq(bound[0] + bound[1] + bound[2], 2);
 	close_all(gmm, vm, 2);
@@ -123,24 +117,24 @@ START_TEST(a_pool_for_each_node)
 	here = 2;
 	for (int i = 0; i < 3; i++)
 		vm[i] = vm_on(gmm, i == 2 ? -1 : 1); /* two on node 1, one on node 2 */
-	ok(gmm_vm_share_page(vm[0], page_of(vm[0]), &shared));
+	assert_ok(gmm_vm_share_page(vm[0], page_of(vm[0]), &shared));
 	gmm_page_id mine = page_of(vm[1]), theirs = page_of(vm[2]);
-	ok(gmm_vm_find_duplicate(vm[1], mine, &found));
+	assert_ok(gmm_vm_find_duplicate(vm[1], mine, &found));
 	ck_assert(found);
-	ok(gmm_vm_find_duplicate(vm[2], theirs, &found));
+	assert_ok(gmm_vm_find_duplicate(vm[2], theirs, &found));
 	ck_assert(!found);
 	ck_assert_int_eq(gmm_vm_join_page(vm[2], theirs, shared, &joined), GMM_ERR_PAGE_NOT_FOUND);
-	ok(gmm_vm_join_page(vm[1], mine, shared, &joined));
+	assert_ok(gmm_vm_join_page(vm[1], mine, shared, &joined));
 	ck_assert(joined);
-	ok(gmm_vm_share_page(vm[2], theirs, &other));
+	assert_ok(gmm_vm_share_page(vm[2], theirs, &other));
 	ck_assert_uint_eq(bound[0], 0);
 	ck_assert_uint_eq(bound[1], 2); /* chunks, and the pool */
 	ck_assert_uint_eq(bound[2], 2);
 	here = 0;
 	entry.page = shared;
-	ok(gmm_vm_clone_pages(vm[0], NULL, 1, &entry, &vm[3])); /* on its source's node, wherever the caller is */
+	assert_ok(gmm_vm_clone_pages(vm[0], NULL, 1, &entry, &vm[3])); /* on its source's node, wherever the caller is */
 	ck_assert_uint_eq(entry.clone_page, shared);
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 	close_all(gmm, vm, 4);
 }
 END_TEST
@@ -157,12 +151,12 @@ START_TEST(mapped_vms)
 	options.numa_node = 3;
 	ck_assert_int_eq(gmm_vm_create(gmm, &options, &vm[0]), GMM_ERR_INVALID_PARAMETER);
 	options.numa_node = 1;
-	ok(gmm_vm_create(gmm, &options, &vm[0]));
-	ok(gmm_vm_create_ram(vm[0], 0, 8 * GMM_PAGE_SIZE, &ram));
+	assert_ok(gmm_vm_create(gmm, &options, &vm[0]));
+	assert_ok(gmm_vm_create_ram(vm[0], 0, 8 * GMM_PAGE_SIZE, &ram));
 	memset(ram, 3, 8 * GMM_PAGE_SIZE);
 	here = 0;
-	ok(gmm_vm_clone(vm[0], NULL, &vm[1]));
-	ok(gmm_vm_create(gmm, NULL, &vm[2]));
+	assert_ok(gmm_vm_clone(vm[0], NULL, &vm[1]));
+	assert_ok(gmm_vm_create(gmm, NULL, &vm[2]));
 	ck_assert_ptr_eq(vm[0]->domain, vm[1]->domain);
 	ck_assert_ptr_ne(vm[0]->domain, vm[2]->domain);
 	ck_assert_uint_eq(bound[1], 1);
@@ -179,8 +173,8 @@ START_TEST(on_node_0)
 	int mode = -1, node = -1;
 	void *addr;
 
-	ok(gmm_vm_share_page(vm[0], page_of(vm[0]), &shared));
-	ok(gmm_vm_map_chunk(vm[0], gmm_page_chunk(shared), 0, &addr));
+	assert_ok(gmm_vm_share_page(vm[0], page_of(vm[0]), &shared));
+	assert_ok(gmm_vm_map_chunk(vm[0], gmm_page_chunk(shared), 0, &addr));
 	ck_assert_int_eq(get_mempolicy(&mode, &nodes, 65, addr, MPOL_F_ADDR), 0);
 	ck_assert_int_eq(mode, MPOL_PREFERRED);
 	ck_assert_uint_eq(nodes, 1);

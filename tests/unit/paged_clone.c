@@ -26,12 +26,7 @@ static struct gmm_clone_page entries[ALL];
 
 static uint8_t *bytes(const struct guest *guest, int i)
 {
-	void *addr = NULL;
-
-	if (!guest->table[i])
-		return NULL;
-	assert_ok(gmm_vm_map_chunk(guest->vm, gmm_page_chunk(guest->table[i]), 0, &addr));
-	return (uint8_t *)addr + gmm_page_index(guest->table[i]) * (size_t)GMM_PAGE_SIZE;
+	return guest->table[i] ? vm_page(guest->vm, guest->table[i]) : NULL;
 }
 
 /* Every seventh page is zero, every fifth one of three others, the rest are all different. */

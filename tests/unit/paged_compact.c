@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "gmm/paged.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/unit.h"
 
 enum { CHUNKS = 4, PAGES = CHUNKS * GMM_CHUNK_PAGES, KEPT = PAGES / 8, LOG = 4096 };
@@ -24,19 +25,6 @@ struct guest {
 
 static struct guest a, b;
 
-static void ok(int status)
-{
-	ck_assert_msg(status == GMM_OK, "%s", gmm_status_name(status));
-}
-
-static uint8_t *bytes_of(struct guest *guest, gmm_page_id page)
-{
-	void *addr;
-
-	ok(gmm_vm_map_chunk(guest->vm, gmm_page_chunk(page), 0, &addr));
-	return (uint8_t *)addr + gmm_page_index(page) * (size_t)GMM_PAGE_SIZE;
-}
-
 static const uint8_t *expected(uint32_t i)
 {
 	static uint32_t page[GMM_PAGE_SIZE / sizeof(uint32_t)];
@@ -50,7 +38,7 @@ static void check_bytes(struct guest *guest)
 {
 	for (uint32_t i = 0; guest->vm && i < PAGES; i++)
 		if (guest->table[i])
-			ck_assert_mem_eq(bytes_of(guest, guest->table[i]), expected(i), GMM_PAGE_SIZE);
+			ck_assert_mem_eq(vm_page(guest->vm, guest->table[i]), expected(i), GMM_PAGE_SIZE);
 }
 
 static void replace(struct guest *guest, const struct gmm_request *outcome)
@@ -68,7 +56,7 @@ static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_req
 
 	ck_assert_ptr_eq(vm, guest->vm);
 	if ((guest->asked + guest->updates) % 16 < 2)
-		ok(gmm_instance_validate(gmm)); /* whoever is asked may ask for a snapshot */
+		assert_ok(gmm_instance_validate(gmm)); /* whoever is asked may ask for a snapshot */
 	if (request->kind == GMM_REQUEST_MOVE) {
 		ck_assert_uint_eq(request->guest_addr, GMM_GUEST_NIL);
 		ck_assert_uint_lt(guest->asked, LOG);
@@ -79,10 +67,10 @@ static enum gmm_answer answer(void *arg, struct gmm_vm *vm, const struct gmm_req
 	}
 	if (request->kind == GMM_REQUEST_UPDATE) {
 		struct gmm_stats stats;
-		ok(gmm_instance_stats(gmm, &stats));
+		assert_ok(gmm_instance_stats(gmm, &stats));
 		ck_assert_uint_eq(stats.saved_pages, stats.total.references - stats.pool_pages);
 		ck_assert_uint_le(stats.pool_pages, stats.total.references);
-		ck_assert_mem_eq(bytes_of(guest, request->page), bytes_of(guest, request->shared_page), GMM_PAGE_SIZE);
+		ck_assert_mem_eq(vm_page(guest->vm, request->page), vm_page(guest->vm, request->shared_page), GMM_PAGE_SIZE);
 		replace(guest, request);
 		return guest->update;
 	}
@@ -98,7 +86,7 @@ static void listen(struct guest *guest, gmm_request_fn *fn, uint32_t max_pending
 	options.request = fn;
 	options.request_arg = guest;
 	options.max_pending = max_pending;
-	ok(gmm_paged_set_options(guest->vm, &options));
+	assert_ok(gmm_paged_set_options(guest->vm, &options));
 }
 
 static void begin_guest(struct guest *guest)
@@ -109,24 +97,24 @@ static void begin_guest(struct guest *guest)
 	memset(guest, 0, sizeof *guest);
 	gmm_vm_options_init(&options);
 	options.kind = GMM_VM_PAGED;
-	ok(gmm_vm_create(gmm, &options, &guest->vm));
-	ok(gmm_vm_reserve(guest->vm, &reservation));
-	ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, PAGES, NULL, guest->table));
+	assert_ok(gmm_vm_create(gmm, &options, &guest->vm));
+	assert_ok(gmm_vm_reserve(guest->vm, &reservation));
+	assert_ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, PAGES, NULL, guest->table));
 	for (uint32_t i = 0; i < PAGES; i++)
-		memcpy(bytes_of(guest, guest->table[i]), expected(i), GMM_PAGE_SIZE);
+		memcpy(vm_page(guest->vm, guest->table[i]), expected(i), GMM_PAGE_SIZE);
 	listen(guest, answer, 1024);
 }
 
 static void free_page(struct guest *guest, uint32_t i)
 {
-	ok(gmm_vm_free_pages(guest->vm, GMM_ACCOUNT_BASE, 1, &guest->table[i], NULL));
+	assert_ok(gmm_vm_free_pages(guest->vm, GMM_ACCOUNT_BASE, 1, &guest->table[i], NULL));
 }
 
 static uint64_t pool_chunks(void)
 {
 	struct gmm_stats stats;
 
-	ok(gmm_instance_stats(gmm, &stats));
+	assert_ok(gmm_instance_stats(gmm, &stats));
 	return stats.pool_chunks;
 }
 
@@ -134,7 +122,7 @@ static uint64_t pool_pages(void)
 {
 	struct gmm_instance_memory_stats stats;
 
-	ok(gmm_instance_memory_stats(gmm, &stats));
+	assert_ok(gmm_instance_memory_stats(gmm, &stats));
 	return stats.shared_pages;
 }
 
@@ -142,7 +130,7 @@ static uint64_t references(struct guest *guest)
 {
 	struct gmm_vm_memory_stats stats;
 
-	ok(gmm_vm_memory_stats(guest->vm, &stats));
+	assert_ok(gmm_vm_memory_stats(guest->vm, &stats));
 	return stats.memory.references;
 }
 
@@ -151,12 +139,12 @@ static void begin(void)
 {
 	bool joined;
 
-	ok(gmm_instance_open(NULL, &gmm));
+	assert_ok(gmm_instance_open(NULL, &gmm));
 	begin_guest(&a);
 	begin_guest(&b);
 	for (uint32_t i = 0; i < PAGES; i++) {
-		ok(gmm_vm_share_page(a.vm, a.table[i], &a.table[i]));
-		ok(gmm_vm_join_page(b.vm, b.table[i], a.table[i], &joined));
+		assert_ok(gmm_vm_share_page(a.vm, a.table[i], &a.table[i]));
+		assert_ok(gmm_vm_join_page(b.vm, b.table[i], a.table[i], &joined));
 		ck_assert(joined);
 		b.table[i] = a.table[i];
 	}
@@ -172,18 +160,18 @@ static void begin(void)
 
 static void compact(void)
 {
-	ok(gmm_instance_compact(gmm, NULL));
+	assert_ok(gmm_instance_compact(gmm, NULL));
 	check_bytes(&a);
 	check_bytes(&b);
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 }
 
 static void end_guest(struct guest *guest)
 {
 	if (guest->vm)
-		ok(gmm_vm_destroy(guest->vm, GMM_RAM_DISCARD));
+		assert_ok(gmm_vm_destroy(guest->vm, GMM_RAM_DISCARD));
 	guest->vm = NULL;
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 }
 
 static void finish(void)
@@ -193,10 +181,10 @@ static void finish(void)
 	end_guest(&a);
 	check_bytes(&b);
 	end_guest(&b);
-	ok(gmm_instance_memory_stats(gmm, &stats));
+	assert_ok(gmm_instance_memory_stats(gmm, &stats));
 	ck_assert_uint_eq(stats.committed_pages, 0);
 	ck_assert_uint_eq(stats.shared_pages, 0);
-	ok(gmm_instance_close(gmm));
+	assert_ok(gmm_instance_close(gmm));
 }
 
 /* ---- answers at once ------------------------------------------------------------------------------------------------ */
@@ -278,7 +266,7 @@ START_TEST(at_the_end_of_its_reservation)
 
 	begin();
 	a.move = a.update = GMM_ANSWER_ACCEPTED;
-	ok(gmm_vm_update_reservation(a.vm, pages));
+	assert_ok(gmm_vm_update_reservation(a.vm, pages));
 	compact();
 	ck_assert_uint_gt(a.cancels, 0);
 	ck_assert_uint_eq(a.updates, 0);
@@ -297,16 +285,16 @@ static void answer_all(struct guest *guest, enum gmm_answer answer_now)
 	for (uint32_t i = 0; i < n; i++) {
 		struct gmm_request outcome;
 		int status = gmm_paged_answer(guest->vm, guest->open[i].id, answer_now, &outcome);
-		ok(status);
+		assert_ok(status);
 		if (i % 16 == 0)
-			ok(gmm_instance_validate(gmm));
+			assert_ok(gmm_instance_validate(gmm));
 		if (outcome.kind != GMM_REQUEST_UPDATE)
 			continue;
-		ck_assert_mem_eq(bytes_of(guest, outcome.page), bytes_of(guest, outcome.shared_page), GMM_PAGE_SIZE);
+		ck_assert_mem_eq(vm_page(guest->vm, outcome.page), vm_page(guest->vm, outcome.shared_page), GMM_PAGE_SIZE);
 		replace(guest, &outcome);
-		ok(gmm_paged_answer(guest->vm, outcome.id, GMM_ANSWER_ACCEPTED, &outcome));
+		assert_ok(gmm_paged_answer(guest->vm, outcome.id, GMM_ANSWER_ACCEPTED, &outcome));
 		if (i % 16 == 1)
-			ok(gmm_instance_validate(gmm));
+			assert_ok(gmm_instance_validate(gmm));
 	}
 }
 
@@ -363,10 +351,10 @@ START_TEST(an_update_not_confirmed)
 	gmm_paged_options_init(&options);
 	ck_assert_int_eq(gmm_paged_set_options(a.vm, &options), GMM_ERR_WRONG_ORDER);
 	ck_assert_int_eq(gmm_paged_answer(a.vm, a.told.id, GMM_ANSWER_BUSY, &outcome), GMM_ERR_INVALID_PARAMETER);
-	ok(gmm_paged_answer(a.vm, a.told.id, GMM_ANSWER_ACCEPTED, &outcome));
+	assert_ok(gmm_paged_answer(a.vm, a.told.id, GMM_ANSWER_ACCEPTED, &outcome));
 	ck_assert_uint_eq(references(&a), before + a.updates - 1);
 	ck_assert_int_eq(gmm_paged_answer(a.vm, a.told.id, GMM_ANSWER_ACCEPTED, &outcome), GMM_ERR_NOT_FOUND);
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 	finish(); /* the VM ends with the others open */
 }
 END_TEST

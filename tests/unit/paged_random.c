@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/unit.h"
 
 /* A recount after each step is most of the time; with a sanitizer it takes ten times as long. */
@@ -47,17 +48,9 @@ static uint32_t pick(uint32_t below)
 	return (uint32_t)(state >> 20) % below;
 }
 
-static void ok(int status)
-{
-	ck_assert_msg(status == GMM_OK, "%s", gmm_status_name(status));
-}
-
 static uint32_t *word(struct model *m, gmm_page_id id)
 {
-	void *addr;
-
-	ok(gmm_vm_map_chunk(m->vm, gmm_page_chunk(id), 0, &addr));
-	return (uint32_t *)((uint8_t *)addr + gmm_page_index(id) * (size_t)GMM_PAGE_SIZE);
+	return (uint32_t *)vm_page(m->vm, id);
 }
 
 /* ---- what the model knows ------------------------------------------------------------------------------------ */
@@ -160,14 +153,14 @@ static void begin_vm(struct model *m, int v)
 	options.domain = v % 2 ? "odd" : "even";
 	struct gmm_reservation r = { .pages = { 64 + pick(3000), 1 + pick(300), 1 + pick(300) },
 				     .overcommit = pick(2) ? GMM_OVERCOMMIT_NONE : GMM_OVERCOMMIT_BEST_EFFORT };
-	ok(gmm_vm_create(gmm, &options, &m->vm));
+	assert_ok(gmm_vm_create(gmm, &options, &m->vm));
 	uint64_t sum = r.pages[0] + r.pages[1] + r.pages[2];
 	bool fits = r.overcommit != GMM_OVERCOMMIT_NONE || before + sum <= MAXIMUM;
 	int status = gmm_vm_reserve(m->vm, &r);
 	ck_assert_int_eq(status, fits ? GMM_OK : GMM_ERR_MEMORY_RESERVATION_DECLINED);
 	if (!fits) {
 		r.overcommit = GMM_OVERCOMMIT_BEST_EFFORT;
-		ok(gmm_vm_reserve(m->vm, &r));
+		assert_ok(gmm_vm_reserve(m->vm, &r));
 	}
 	memcpy(m->quota, r.pages, sizeof r.pages);
 	m->policy = r.overcommit;
@@ -249,8 +242,8 @@ static void step_share(struct model *m)
 
 	if (i < 0)
 		return;
-	ok(gmm_vm_find_duplicate(m->vm, m->page[i].id, &found));
-	ok(gmm_vm_share_page(m->vm, m->page[i].id, &m->page[i].id));
+	assert_ok(gmm_vm_find_duplicate(m->vm, m->page[i].id, &found));
+	assert_ok(gmm_vm_share_page(m->vm, m->page[i].id, &m->page[i].id));
 	m->page[i].shared = true;
 }
 
@@ -268,7 +261,7 @@ static void step_join(struct model *m, int v)
 		ck_assert_int_eq(status, GMM_ERR_PAGE_NOT_FOUND); /* INV-6 */
 		return;
 	}
-	ok(status);
+	assert_ok(status);
 	ck_assert_int_eq(joined, mine->value == other->value);
 	if (joined)
 		*mine = (struct page){ other->id, GMM_ACCOUNT_BASE, true, mine->value };
@@ -282,7 +275,7 @@ static void step_balloon(struct model *m)
 	bool after[64];
 
 	if (pick(20) == 0) {
-		ok(gmm_vm_balloon_pages(m->vm, GMM_BALLOON_RESET, 0, NULL, NULL));
+		assert_ok(gmm_vm_balloon_pages(m->vm, GMM_BALLOON_RESET, 0, NULL, NULL));
 		memset(m->ballooned, 0, sizeof m->ballooned);
 		return;
 	}
@@ -317,15 +310,15 @@ static void step_large(struct model *m)
 	if (expected != GMM_OK)
 		return;
 	if (pick(2)) {
-		ok(gmm_vm_free_large_page(m->vm, first));
+		assert_ok(gmm_vm_free_large_page(m->vm, first));
 		return;
 	}
 	uint32_t left = GMM_CHUNK_PAGES;
 	if (pick(2)) { /* freeing a part breaks it up */
 		gmm_page_id last = first + --left;
-		ok(gmm_vm_free_pages(m->vm, GMM_ACCOUNT_BASE, 1, &last, NULL));
+		assert_ok(gmm_vm_free_pages(m->vm, GMM_ACCOUNT_BASE, 1, &last, NULL));
 	} else {
-		ok(gmm_vm_break_up_large_page(m->vm, first, GMM_GUEST_NIL));
+		assert_ok(gmm_vm_break_up_large_page(m->vm, first, GMM_GUEST_NIL));
 	}
 	for (uint32_t i = 0; i < left; i++)
 		add(m, first + i, GMM_ACCOUNT_BASE);
@@ -374,7 +367,7 @@ static void step_clone(int v)
 	struct model *m = &models[v], *clone = &models[v ^ 2];
 	uint32_t n = 0, copies = 0;
 
-	ok(gmm_vm_destroy(clone->vm, GMM_RAM_DISCARD));
+	assert_ok(gmm_vm_destroy(clone->vm, GMM_RAM_DISCARD));
 	memset(clone, 0, sizeof *clone);
 	for (uint32_t i = 0; i < m->n; i++) {
 		if (m->page[i].account != GMM_ACCOUNT_BASE)
@@ -421,7 +414,7 @@ static void step(int v)
 	else if (what < 99)
 		step_clone(v);
 	else if (pick(4) == 0) {
-		ok(gmm_vm_destroy(m->vm, GMM_RAM_DISCARD));
+		assert_ok(gmm_vm_destroy(m->vm, GMM_RAM_DISCARD));
 		m->vm = NULL;
 		begin_vm(m, v);
 	}
@@ -436,7 +429,7 @@ static void check_all(void)
 
 	for (int v = 0; v < VMS; v++) {
 		struct gmm_vm_memory_stats of_vm;
-		ok(gmm_vm_memory_stats(models[v].vm, &of_vm));
+		assert_ok(gmm_vm_memory_stats(models[v].vm, &of_vm));
 		ck_assert_uint_eq(of_vm.memory.private_pages, count(&models[v], -1, 0));
 		ck_assert_uint_eq(of_vm.memory.references, count(&models[v], -1, 1));
 		ck_assert_uint_eq(of_vm.memory.balloon.ballooned, balloon(&models[v]));
@@ -446,12 +439,12 @@ static void check_all(void)
 		references += of_vm.memory.references;
 		used += models[v].n;
 	}
-	ok(gmm_instance_memory_stats(gmm, &stats));
+	assert_ok(gmm_instance_memory_stats(gmm, &stats));
 	ck_assert_uint_eq(stats.shared_pages, shared);
 	ck_assert_uint_eq(stats.allocated_pages, private_pages + shared);
 	ck_assert_uint_eq(used, stats.allocated_pages + (references - shared)); /* base + shadow + fixed = alloc + saved */
 	ck_assert_uint_eq(stats.committed_pages, committed());
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 }
 
 static void check_bytes(struct model *m)
@@ -466,18 +459,18 @@ static void open_instance(void)
 
 	gmm_limits_init(&limits);
 	limits.maximum_pages = MAXIMUM;
-	ok(gmm_instance_open(NULL, &gmm));
-	ok(gmm_instance_set_limits(gmm, &limits));
+	assert_ok(gmm_instance_open(NULL, &gmm));
+	assert_ok(gmm_instance_set_limits(gmm, &limits));
 }
 
 static void close_instance(void)
 {
 	struct gmm_instance_memory_stats stats;
 
-	ok(gmm_instance_memory_stats(gmm, &stats));
+	assert_ok(gmm_instance_memory_stats(gmm, &stats));
 	ck_assert_uint_eq(stats.committed_pages, 0);
 	ck_assert_uint_eq(stats.memory.chunks, 0);
-	ok(gmm_instance_close(gmm));
+	assert_ok(gmm_instance_close(gmm));
 }
 
 START_TEST(like_the_model)
@@ -494,7 +487,7 @@ START_TEST(like_the_model)
 			check_bytes(&models[v]);
 	}
 	for (int v = 0; v < VMS; v++)
-		ok(gmm_vm_destroy(models[v].vm, GMM_RAM_DISCARD));
+		assert_ok(gmm_vm_destroy(models[v].vm, GMM_RAM_DISCARD));
 	close_instance();
 }
 END_TEST
@@ -583,7 +576,7 @@ START_TEST(several_threads)
 	for (int t = 0; t < THREADS; t++)
 		ck_assert_int_eq(pthread_create(&threads[t], NULL, live, NULL), 0);
 	for (int i = 0; i < 200; i++)
-		ok(gmm_instance_validate(gmm));
+		assert_ok(gmm_instance_validate(gmm));
 	for (int t = 0; t < THREADS; t++) {
 		pthread_join(threads[t], &wrong);
 		ck_assert_ptr_null(wrong);

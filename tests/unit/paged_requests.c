@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "dedup/mapped.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/hand_engine.h"
 #include "tests/unit/support/unit.h"
 
@@ -26,22 +27,9 @@ struct guest {
 
 static struct guest a, b;
 
-static void ok(int status)
-{
-	ck_assert_msg(status == GMM_OK, "%s", gmm_status_name(status));
-}
-
-static uint8_t *bytes_of(struct guest *guest, gmm_page_id page)
-{
-	void *addr;
-
-	ok(gmm_vm_map_chunk(guest->vm, gmm_page_chunk(page), 0, &addr));
-	return (uint8_t *)addr + gmm_page_index(page) * (size_t)GMM_PAGE_SIZE;
-}
-
 static uint8_t *bytes(struct guest *guest, int i)
 {
-	return bytes_of(guest, guest->table[i]);
+	return vm_page(guest->vm, guest->table[i]);
 }
 
 /* What a VMM does for an UPDATE. */
@@ -101,7 +89,7 @@ static void listen(struct guest *guest, uint32_t max_pending)
 	options.request = answer;
 	options.request_arg = guest;
 	options.max_pending = max_pending;
-	ok(gmm_paged_set_options(guest->vm, &options));
+	assert_ok(gmm_paged_set_options(guest->vm, &options));
 }
 
 /* reserved: few pages come from chunks that VMs have in common, many from its own. */
@@ -114,13 +102,13 @@ static void begin_guest(struct guest *guest, uint64_t reserved, uint32_t max_pen
 	memset(guest, 0, sizeof *guest);
 	gmm_vm_options_init(&options);
 	options.kind = GMM_VM_PAGED;
-	ok(gmm_vm_create(gmm, &options, &guest->vm));
-	ok(gmm_vm_reserve(guest->vm, &reservation));
+	assert_ok(gmm_vm_create(gmm, &options, &guest->vm));
+	assert_ok(gmm_vm_reserve(guest->vm, &reservation));
 	listen(guest, max_pending);
 	for (int i = 0; i < PAGES; i++)
 		addrs[i] = (uint64_t)i * GMM_PAGE_SIZE;
-	ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, PAGES, addrs, guest->table));
-	ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, 1, NULL, &guest->handy));
+	assert_ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, PAGES, addrs, guest->table));
+	assert_ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, 1, NULL, &guest->handy));
 	for (int i = 0; i < PAGES; i++) /* all different */
 		for (uint32_t k = 0; k < GMM_PAGE_SIZE; k++)
 			bytes(guest, i)[k] = (uint8_t)((k * 7 + 13) ^ (i * 31 + (guest == &b ? 128 : 1) + k / 256));
@@ -133,7 +121,7 @@ static void equal_pages(int i)
 
 static void begin_with(uint64_t reserved, uint32_t max_pending)
 {
-	ok(gmm_instance_open(NULL, &gmm));
+	assert_ok(gmm_instance_open(NULL, &gmm));
 	engine = hand_engine_new(gmm, gmm__backend_mapped());
 	begin_guest(&a, reserved, max_pending);
 	begin_guest(&b, reserved, max_pending);
@@ -148,21 +136,21 @@ static void passes(int n)
 {
 	for (int i = 0; i < n; i++) {
 		gmm__engine_pass(engine);
-		ok(gmm_instance_validate(gmm));
+		assert_ok(gmm_instance_validate(gmm));
 	}
 }
 
-static struct gmm_vm_memory_stats stats_of(const struct guest *guest)
+static struct gmm_vm_memory_stats memory_of(const struct guest *guest)
 {
 	struct gmm_vm_memory_stats stats;
 
-	ok(gmm_vm_memory_stats(guest->vm, &stats));
+	assert_ok(gmm_vm_memory_stats(guest->vm, &stats));
 	return stats;
 }
 
 static void check_vm(const struct guest *guest, uint64_t private_pages, uint64_t references)
 {
-	struct gmm_vm_memory_stats stats = stats_of(guest);
+	struct gmm_vm_memory_stats stats = memory_of(guest);
 
 	ck_assert_uint_eq(stats.memory.private_pages, private_pages);
 	ck_assert_uint_eq(stats.memory.references, references);
@@ -173,16 +161,16 @@ static void check_pool(uint64_t shared)
 {
 	struct gmm_instance_memory_stats stats;
 
-	ok(gmm_instance_memory_stats(gmm, &stats));
+	assert_ok(gmm_instance_memory_stats(gmm, &stats));
 	ck_assert_uint_eq(stats.shared_pages, shared);
 }
 
 static void end_guest(struct guest *guest)
 {
 	if (guest->vm)
-		ok(gmm_vm_destroy(guest->vm, GMM_RAM_DISCARD));
+		assert_ok(gmm_vm_destroy(guest->vm, GMM_RAM_DISCARD));
 	guest->vm = NULL;
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 }
 
 /* Pages digested in so many passes. */
@@ -201,12 +189,12 @@ static void finish(void)
 
 	end_guest(&a);
 	end_guest(&b);
-	ok(gmm_instance_memory_stats(gmm, &stats));
+	assert_ok(gmm_instance_memory_stats(gmm, &stats));
 	ck_assert_uint_eq(stats.committed_pages, 0);
 	ck_assert_uint_eq(stats.shared_pages, 0);
 	ck_assert_uint_eq(stats.memory.chunks, 0);
 	hand_engine_free(engine);
-	ok(gmm_instance_close(gmm));
+	assert_ok(gmm_instance_close(gmm));
 }
 
 /* ---- answers at once ------------------------------------------------------------------------------------------------ */
@@ -237,7 +225,7 @@ START_TEST(accepted)
 
 	struct gmm_handy_page handy = { .guest_addr = 3 * GMM_PAGE_SIZE, .page = a.handy, .shared_page = a.table[3] };
 	a.table[3] = a.handy;
-	ok(gmm_vm_refill_handy_pages(a.vm, 1, 1, &handy)); /* the guest wrote to it */
+	assert_ok(gmm_vm_refill_handy_pages(a.vm, 1, 1, &handy)); /* the guest wrote to it */
 	check_vm(&a, PAGES + 1, 0);
 	check_vm(&b, PAGES, 1);
 	finish();
@@ -257,7 +245,7 @@ START_TEST(changed)
 	a.at_check = b.at_check = write_it;
 	passes(6);
 	check_pool(0);
-	struct gmm_vm_memory_stats of_a = stats_of(&a), of_b = stats_of(&b);
+	struct gmm_vm_memory_stats of_a = memory_of(&a), of_b = memory_of(&b);
 	ck_assert_uint_gt(of_a.memory.counters.changed + of_b.memory.counters.changed, 0);
 	ck_assert_uint_eq(told(&a, GMM_REQUEST_UPDATE) + told(&b, GMM_REQUEST_UPDATE) + told(&a, GMM_REQUEST_CANCEL), 0);
 	finish();
@@ -316,8 +304,8 @@ START_TEST(not_asked_about)
 	gmm_page_id fixed, page, shared;
 
 	begin();
-	ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_FIXED, 1, addrs, &fixed));
-	ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_BASE, 1, addrs + 1, &page));
+	assert_ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_FIXED, 1, addrs, &fixed));
+	assert_ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_BASE, 1, addrs + 1, &page));
 	passes(3);
 	ck_assert_uint_eq(told(&a, GMM_REQUEST_CHECK), 0);
 	ck_assert_int_eq(gmm_vm_share_page(a.vm, fixed, &shared), GMM_ERR_PAGE_UNSHAREABLE);
@@ -355,8 +343,8 @@ static void accept_late(struct guest *guest, struct gmm_request *ret_outcome)
 {
 	uint64_t id = last(guest, GMM_REQUEST_CHECK)->id;
 
-	ok(gmm_paged_answer(guest->vm, id, GMM_ANSWER_ACCEPTED, ret_outcome));
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_paged_answer(guest->vm, id, GMM_ANSWER_ACCEPTED, ret_outcome));
+	assert_ok(gmm_instance_validate(gmm));
 }
 
 START_TEST(late)
@@ -371,13 +359,13 @@ START_TEST(late)
 	ck_assert_int_eq(outcome.kind, GMM_REQUEST_UPDATE);
 	check_pool(1);
 	check_vm(asked, PAGES, 1);
-	ck_assert_int_eq(memcmp(before, bytes_of(asked, outcome.shared_page), GMM_PAGE_SIZE), 0); /* still readable */
+	ck_assert_int_eq(memcmp(before, vm_page(asked->vm, outcome.shared_page), GMM_PAGE_SIZE), 0); /* still readable */
 	ck_assert_int_ne(gmm_vm_free_pages(asked->vm, GMM_ACCOUNT_BASE, 1, &freed, &n), GMM_OK); /* not its own any more */
 	update(asked, &outcome);
-	ok(gmm_paged_answer(asked->vm, outcome.id, GMM_ANSWER_ACCEPTED, &outcome));
+	assert_ok(gmm_paged_answer(asked->vm, outcome.id, GMM_ANSWER_ACCEPTED, &outcome));
 	ck_assert_int_eq(outcome.kind, GMM_REQUEST_CANCEL);
 	ck_assert_int_eq(gmm_paged_answer(asked->vm, outcome.id, GMM_ANSWER_ACCEPTED, &outcome), GMM_ERR_NOT_FOUND);
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 	passes(1);
 	accept_late(other(asked), &outcome);
 	ck_assert_uint_eq(outcome.shared_page, asked->table[1]);
@@ -405,14 +393,14 @@ START_TEST(late_changed_and_busy)
 	struct guest *asked = begin_late(4096);
 	struct gmm_request outcome;
 
-	ok(gmm_paged_answer(asked->vm, last(asked, GMM_REQUEST_CHECK)->id, GMM_ANSWER_BUSY, &outcome));
+	assert_ok(gmm_paged_answer(asked->vm, last(asked, GMM_REQUEST_CHECK)->id, GMM_ANSWER_BUSY, &outcome));
 	ck_assert_int_eq(outcome.kind, GMM_REQUEST_CANCEL);
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 	passes(1);
 	ck_assert_uint_eq(told(asked, GMM_REQUEST_CHECK), 2);
-	ok(gmm_paged_answer(asked->vm, last(asked, GMM_REQUEST_CHECK)->id, GMM_ANSWER_CHANGED, &outcome));
+	assert_ok(gmm_paged_answer(asked->vm, last(asked, GMM_REQUEST_CHECK)->id, GMM_ANSWER_CHANGED, &outcome));
 	check_pool(0);
-	ok(gmm_instance_validate(gmm));
+	assert_ok(gmm_instance_validate(gmm));
 	passes(1); /* it is to be quiet for a pass */
 	ck_assert_uint_eq(told(asked, GMM_REQUEST_CHECK), 2);
 	a.check = b.check = GMM_ANSWER_ACCEPTED;
@@ -453,10 +441,10 @@ static void end_in_between(uint64_t reserved)
 	passes(1);
 	struct guest *second = other(asked);
 	accept_late(second, &outcome);
-	uint8_t first_byte = bytes_of(asked, outcome.shared_page)[0];
+	uint8_t first_byte = vm_page(asked->vm, outcome.shared_page)[0];
 	end_guest(asked);
 	check_pool(1); /* the other has it */
-	ck_assert_uint_eq(bytes_of(second, outcome.shared_page)[0], first_byte);
+	ck_assert_uint_eq(vm_page(second->vm, outcome.shared_page)[0], first_byte);
 	check_vm(second, PAGES, 1);
 	end_guest(second);
 	check_pool(0);
@@ -493,8 +481,8 @@ static void free_it(struct guest *guest, const struct gmm_request *request)
 	gmm_page_id page = request->page;
 	uint64_t i = request->guest_addr / GMM_PAGE_SIZE, addr = request->guest_addr + 100 * GMM_PAGE_SIZE;
 
-	ok(gmm_vm_free_pages(guest->vm, GMM_ACCOUNT_BASE, 1, &page, NULL));
-	ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, 1, &addr, &guest->table[i]));
+	assert_ok(gmm_vm_free_pages(guest->vm, GMM_ACCOUNT_BASE, 1, &page, NULL));
+	assert_ok(gmm_vm_allocate_pages(guest->vm, GMM_ACCOUNT_BASE, 1, &addr, &guest->table[i]));
 }
 
 START_TEST(freed_and_accepted)
@@ -513,7 +501,7 @@ static void answer_twice(struct guest *guest, const struct gmm_request *request)
 {
 	struct gmm_request outcome;
 
-	ok(gmm_paged_answer(guest->vm, request->id, GMM_ANSWER_BUSY, &outcome));
+	assert_ok(gmm_paged_answer(guest->vm, request->id, GMM_ANSWER_BUSY, &outcome));
 }
 
 START_TEST(hostile_answers)
@@ -544,8 +532,8 @@ START_TEST(hostile_answers)
 	ck_assert_uint_eq(outcome.id, 77);
 	gmm_paged_options_init(&options);
 	ck_assert_int_eq(gmm_paged_set_options(a.vm, &options), GMM_ERR_WRONG_ORDER);
-	ok(gmm_paged_answer(a.vm, id, GMM_ANSWER_ACCEPTED, &outcome));
-	ok(gmm_paged_set_options(a.vm, &options));
+	assert_ok(gmm_paged_answer(a.vm, id, GMM_ANSWER_ACCEPTED, &outcome));
+	assert_ok(gmm_paged_set_options(a.vm, &options));
 	options.max_pending = 0;
 	ck_assert_int_eq(gmm_paged_set_options(a.vm, &options), GMM_ERR_INVALID_PARAMETER);
 	ck_assert_int_eq(gmm_paged_set_options(a.vm, NULL), GMM_ERR_INVALID_PARAMETER);
@@ -561,18 +549,18 @@ START_TEST(duplicates_by_the_index)
 
 	begin();
 	a.check = b.check = GMM_ANSWER_BUSY;
-	ok(gmm_vm_find_duplicate(a.vm, a.table[7], &found));
+	assert_ok(gmm_vm_find_duplicate(a.vm, a.table[7], &found));
 	ck_assert(!found);
 	equal_pages(7);
 	struct gmm_paged_options options;
 	gmm_paged_options_init(&options);
-	ok(gmm_paged_set_options(a.vm, &options)); /* never looked at */
+	assert_ok(gmm_paged_set_options(a.vm, &options)); /* never looked at */
 	passes(2);
-	ok(gmm_vm_find_duplicate(a.vm, a.table[7], &found)); /* b's was never asked about */
+	assert_ok(gmm_vm_find_duplicate(a.vm, a.table[7], &found)); /* b's was never asked about */
 	ck_assert(found);
 	bytes(&b, 7)[0]++;
 	bytes(&b, 7)[4000]++;
-	ok(gmm_vm_find_duplicate(a.vm, a.table[7], &found));
+	assert_ok(gmm_vm_find_duplicate(a.vm, a.table[7], &found));
 	ck_assert(!found);
 	finish();
 }
@@ -587,8 +575,8 @@ START_TEST(idle_chunks_rest)
 	ck_assert_uint_le(digested_in(64), 2 * 2 * PAGES + 2 * PAGES);
 	uint64_t addr = 100 * GMM_PAGE_SIZE;
 	gmm_page_id page;
-	ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_BASE, 1, &addr, &page)); /* in the chunk where its others are */
-	memset(bytes_of(&a, page), 5, GMM_PAGE_SIZE);
+	assert_ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_BASE, 1, &addr, &page)); /* in the chunk where its others are */
+	memset(vm_page(a.vm, page), 5, GMM_PAGE_SIZE);
 	ck_assert_uint_ge(digested_in(1), PAGES + 1);
 	passes(70);
 	equal_pages(3); /* it is written without anybody's knowing: found at the next look, and its twin right then */
@@ -596,7 +584,7 @@ START_TEST(idle_chunks_rest)
 	check_vm(&a, PAGES + 1, 1);
 	check_vm(&b, PAGES, 1);
 	ck_assert_uint_eq(a.table[3], b.table[3]);
-	ok(gmm_vm_free_pages(a.vm, GMM_ACCOUNT_BASE, 1, &page, NULL));
+	assert_ok(gmm_vm_free_pages(a.vm, GMM_ACCOUNT_BASE, 1, &page, NULL));
 	finish();
 }
 END_TEST
