@@ -319,12 +319,10 @@ int64_t gmm__tidy_all(struct gmm *gmm, gmm__tidy_run_fn *run)
 	if (!set.moves)
 		return -1;
 	gmm__paged_moves_anew(gmm);
-	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0), *next; vm; vm = next) {
+	for (struct gmm_vm *vm = gmm__visit_begin(gmm, NULL, 0); vm; vm = gmm__visit_next(vm, NULL)) {
 		set.vm = vm;
 		if (may_tidy(&vm->domain->pool))
 			tidy_vm(&set, run); /* the first VM of a domain leaves little to the others */
-		next = gmm__visit_begin(gmm, NULL, vm->number);
-		gmm__visit_end(vm);
 	}
 	gmm__mem_free(&gmm->mem, set.moves, sizeof *set.moves);
 	return set.chunks;

@@ -10,7 +10,7 @@ void gmm__errand_run(struct gmm__worker *worker, struct gmm__errand *errand)
 				    .progress = &progress, .waits = &worker->waits };
 
 	errand->run(errand->arg, &merge);
-	worker->backend->flush(worker->gmm, gmm__staging_of(worker->gmm, worker));
+	gmm__worker_flush(worker);
 }
 
 /* Gives it to the merge thread and waits. */

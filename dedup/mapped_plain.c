@@ -6,16 +6,10 @@
  * What this does not find (no room beside it, an older kernel, anything unusual) is left to smaps, which also says what is
  * wrong with memory that cannot be adopted.
  */
-#define _GNU_SOURCE
 #include "dedup/mapped.h"
 
 #include <errno.h>
 #include <sys/mman.h>
-
-#ifndef MADV_NOHUGEPAGE
-#define MADV_NOHUGEPAGE 15
-#define MADV_HUGEPAGE 14
-#endif
 
 struct probe {
 	const struct gmm__sys *sys;

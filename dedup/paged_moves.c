@@ -10,12 +10,9 @@ enum { LEVEL_MAX = 6 };
 /* Calls fn for each paged VM of the domain (NULL: of all), visited meanwhile. */
 static void for_each_vm(struct gmm *gmm, const struct gmm__domain *domain, void (*fn)(void *arg, struct gmm_vm *vm), void *arg)
 {
-	for (struct gmm_vm *vm = gmm__visit_begin(gmm, domain, 0), *next; vm; vm = next) {
+	for (struct gmm_vm *vm = gmm__visit_begin(gmm, domain, 0); vm; vm = gmm__visit_next(vm, domain))
 		if (vm->paged)
 			fn(arg, vm);
-		next = gmm__visit_begin(gmm, domain, vm->number);
-		gmm__visit_end(vm);
-	}
 }
 
 /* ---- choosing ------------------------------------------------------------------------------------------------------ */

@@ -187,6 +187,6 @@ void gmm__process_region(struct gmm__worker *worker)
 	}
 	if (worker->job.options.repair)
 		gmm__repair_region(&merge);
-	worker->backend->flush(worker->gmm, gmm__staging_of(worker->gmm, worker));
+	gmm__worker_flush(worker);
 	nominate(worker);
 }

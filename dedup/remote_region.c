@@ -293,7 +293,7 @@ void gmm__remote_region(struct gmm__worker *worker)
 	gmm__process_huge(worker, &merge);
 	if (worker->job.options.repair)
 		repair(worker, &merge);
-	worker->backend->flush(worker->gmm, gmm__staging_of(worker->gmm, worker));
+	gmm__worker_flush(worker);
 	commit(remote, region);
 }
 
@@ -316,6 +316,6 @@ void gmm__remote_hinted(const struct gmm__merge *errand, const struct gmm__regio
 		commit(remote, region);
 	if (judge(worker, region, merge.progress))
 		gmm__merge_runs(&merge, worker->run, gmm__plan_runs(worker->verdict, region, false, worker->run));
-	worker->backend->flush(worker->gmm, gmm__staging_of(worker->gmm, worker));
+	gmm__worker_flush(worker);
 	commit(remote, region);
 }

@@ -28,6 +28,14 @@ void gmm__visit_end(struct gmm_vm *vm)
 	gmm__lock_give(&gmm->lock);
 }
 
+struct gmm_vm *gmm__visit_next(struct gmm_vm *vm, const struct gmm__domain *domain)
+{
+	struct gmm_vm *next = gmm__visit_begin(vm->gmm, domain, vm->number);
+
+	gmm__visit_end(vm);
+	return next;
+}
+
 struct gmm__slot *gmm__visit_slot(struct gmm_vm *vm, uint64_t from)
 {
 	struct gmm__slot *found = NULL;
@@ -46,10 +54,7 @@ void gmm__visit_slots(struct gmm *gmm, const struct gmm__domain *domain, void (*
 {
 	struct gmm__slot *slot;
 
-	for (struct gmm_vm *vm = gmm__visit_begin(gmm, domain, 0), *next; vm; vm = next) {
+	for (struct gmm_vm *vm = gmm__visit_begin(gmm, domain, 0); vm; vm = gmm__visit_next(vm, domain))
 		for (uint64_t from = 0; !vm->dead && (slot = gmm__visit_slot(vm, from)) != NULL; from = slot->gfn + slot->pages)
 			fn(arg, slot);
-		next = gmm__visit_begin(gmm, domain, vm->number);
-		gmm__visit_end(vm);
-	}
 }

@@ -11,6 +11,8 @@
 /* The VM with the lowest number above `after` that is of the domain (NULL: any) and not dead; NULL at the end. */
 struct gmm_vm *gmm__visit_begin(struct gmm *gmm, const struct gmm__domain *domain, uint32_t after);
 void gmm__visit_end(struct gmm_vm *vm);
+/* Ends the visit and begins that of the next VM. */
+struct gmm_vm *gmm__visit_next(struct gmm_vm *vm, const struct gmm__domain *domain);
 
 /* The first slot that ends above gfn `from` and is not dead; looked up anew each time, since slots come and go. */
 struct gmm__slot *gmm__visit_slot(struct gmm_vm *vm, uint64_t from);

@@ -77,4 +77,10 @@ static inline struct gmm__staging *gmm__staging_of(struct gmm *gmm, const struct
 	return &gmm->staging[worker ? worker->number % GMM__STAGINGS : 0];
 }
 
+/* Gives back the frames of the pages that this worker replaced. */
+static inline void gmm__worker_flush(struct gmm__worker *worker)
+{
+	worker->backend->flush(worker->gmm, gmm__staging_of(worker->gmm, worker));
+}
+
 #endif

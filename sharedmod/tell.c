@@ -165,12 +165,9 @@ uint32_t gmm__modules_tell(struct gmm *gmm, const struct gmm__backend *backend, 
 	uint64_t *base = gmm__mem_alloc(&gmm->mem, bytes);
 	uint32_t left_out = base ? 0 : 1;
 
-	for (struct gmm_vm *vm = base ? gmm__visit_begin(gmm, NULL, 0) : NULL, *next; vm; vm = next) {
+	for (struct gmm_vm *vm = base ? gmm__visit_begin(gmm, NULL, 0) : NULL; vm; vm = gmm__visit_next(vm, NULL))
 		if (vm->remote) /* else the service does not know it */
 			left_out += tell_vm(&t, vm, base);
-		next = gmm__visit_begin(gmm, NULL, vm->number);
-		gmm__visit_end(vm);
-	}
 	gmm__mem_free(&gmm->mem, base, bytes);
 	return left_out;
 }

@@ -1,5 +1,4 @@
 /* The table of gmm/sys/sys.h whose descriptors are home's; see home.h. */
-#define _GNU_SOURCE
 #include "gmm/sys/home.h"
 
 #include <errno.h>

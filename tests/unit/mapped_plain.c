@@ -1,5 +1,4 @@
 /* Attributes of plain memory are found without smaps, and anything unusual is left to it. */
-#define _GNU_SOURCE
 #include "dedup/mapped.h"
 
 #include <stdlib.h>
