@@ -33,6 +33,7 @@ struct bench_engine {
 	uint64_t (*outside_cpu_ns)(void); /* since start: its CPU time that is not this process's */
 	uint64_t (*cow_breaks)(void);     /* since start */
 	bool (*is_shared)(const void *page);
+	enum gmm_page_state (*page_state)(unsigned vm, uint64_t page); /* NULL: it does not tell */
 	void (*add_figures)(
 		json_t *into); /* zero_pages, sharing_pages, pool_pages, runs, metadata_bytes, ... */
 	void (*add_details)(json_t *into); /* what only gmm can tell: repairs, longest_freeze_ns, freezes */

@@ -126,6 +126,17 @@ static bool is_shared(const void *page)
 	return gmm__bench_pagemap_word(page) >> 61 == 5;
 }
 
+static enum gmm_page_state page_state(unsigned vm, uint64_t page)
+{
+	uint64_t state_pages[GMM_PAGE_STATES];
+	unsigned state = 0;
+
+	check(gmm_vm_why(vms[vm], page * GMM_PAGE_SIZE, GMM_PAGE_SIZE, state_pages), "asking for a page's state");
+	while (state_pages[state] == 0)
+		state++;
+	return state;
+}
+
 static void add_figures(json_t *into)
 {
 	struct gmm_stats stats = read_stats();
@@ -176,6 +187,7 @@ const struct bench_engine gmm__bench_engine_gmm = {
 	.outside_cpu_ns = outside_cpu_ns,
 	.cow_breaks = cow_breaks,
 	.is_shared = is_shared,
+	.page_state = page_state,
 	.add_figures = add_figures,
 	.add_details = add_details,
 	.stop = stop,

@@ -7,6 +7,7 @@
 #include "bench/verbs.h"
 
 #include "bench/clock.h"
+#include "bench/tally.h"
 #include "bench/util.h"
 #include "cmd/host.h"
 
@@ -34,6 +35,7 @@ struct replay {
 	uint64_t change_count;
 	uint64_t period_ns;
 	uint64_t done; /* writes since the start */
+	struct bench_tally tally;
 };
 
 static char *later_trace(const struct bench_options *options, unsigned index)
@@ -92,6 +94,7 @@ static struct replay prepare(const struct replay_arg *arg, struct bench_guests *
 	if (replay.change_count == 0)
 		gmm__bench_refuse("nothing differs between the traces and the later traces");
 	shuffle(&replay);
+	replay.tally = gmm__bench_tally_create(guests, replay.change_count);
 	replay.period_ns =
 		(uint64_t)((arg->rate > 0 ? (double)replay.change_count / arg->rate : arg->period_seconds) *
 			   BENCH_NS_PER_S);
@@ -107,25 +110,28 @@ static void write_due(struct replay *replay, uint64_t time_ns)
 		struct change *change = &replay->changes[replay->done % replay->change_count];
 		uint64_t word = change->words[replay->done / replay->change_count % 2];
 
+		gmm__bench_tally_rewrite(
+			&replay->tally, gmm__bench_vm_word(change->vm, change->page), word);
 		gmm__bench_vm_rewrite(change->vm, change->page, word);
 	}
 }
 
-static json_t *make_sample(uint64_t time_ns, uint64_t saved_pages)
+static json_t *make_sample(uint64_t time_ns, uint64_t saved_pages, uint64_t oracle_pages)
 {
 	json_t *sample = json_object();
 
 	gmm__bench_set_real(sample, "seconds", gmm__bench_seconds(time_ns));
 	gmm__bench_set_count(sample, "saved_pages", saved_pages);
+	gmm__bench_set_count(sample, "oracle_pages", oracle_pages);
 	return sample;
 }
 
-/* Writes and records until the time is over; returns the samples and the mean of the saved pages. */
+/* Writes and records until the time is over; returns the samples. Adds the means to the result. */
 static json_t *play(
-	struct replay *replay, const struct bench_engine *engine, double seconds, double *ret_mean)
+	struct replay *replay, const struct bench_engine *engine, double seconds, json_t *result)
 {
 	uint64_t start_ns = gmm__host_now_ns(), end_ns = (uint64_t)(seconds * BENCH_NS_PER_S);
-	uint64_t time_ns, next_sample_ns = 0, sum = 0;
+	uint64_t time_ns, next_sample_ns = 0, saved_sum = 0, oracle_sum = 0;
 	json_t *samples = json_array();
 
 	while ((time_ns = gmm__host_now_ns() - start_ns) < end_ns) {
@@ -133,14 +139,40 @@ static json_t *play(
 		if (time_ns >= next_sample_ns) {
 			uint64_t saved_pages = engine->saved_pages();
 
-			json_array_append_new(samples, make_sample(time_ns, saved_pages));
-			sum += saved_pages;
+			json_array_append_new(
+				samples, make_sample(time_ns, saved_pages, replay->tally.oracle_pages));
+			saved_sum += saved_pages;
+			oracle_sum += replay->tally.oracle_pages;
 			next_sample_ns += SAMPLE_NS;
 		}
 		gmm__bench_sleep_ns(TICK_NS);
 	}
-	*ret_mean = (double)sum / (double)json_array_size(samples);
+	gmm__bench_set_real(result, "saved_pages_mean", (double)saved_sum / (double)json_array_size(samples));
+	gmm__bench_set_real(result, "saved_part_mean", (double)saved_sum / (double)oracle_sum);
 	return samples;
+}
+
+/* Pages that are not shared though others are equal, by what gmm says of them. Nothing for KSM, which does not tell. */
+static void add_missed(
+	json_t *result, const struct replay *replay, const struct bench_engine *engine, const struct bench_guests *guests)
+{
+	uint64_t missed[GMM_PAGE_STATES] = { 0 };
+	json_t *by_state = json_object();
+
+	for (unsigned i = 0; engine->page_state && i < guests->count; i++) {
+		for (uint64_t page = 0; page < guests->vm_pages; page++) {
+			enum gmm_page_state state = engine->page_state(i, page);
+
+			if (gmm__bench_tally_is_sharable(
+				    &replay->tally, gmm__bench_vm_word(&guests->vms[i], page)))
+				missed[state]++;
+		}
+	}
+	missed[GMM_PAGE_ZERO] = missed[GMM_PAGE_FILL] = missed[GMM_PAGE_SHARED] = 0;
+	for (int state = 0; state < GMM_PAGE_STATES; state++)
+		if (missed[state] > 0)
+			gmm__bench_set_count(by_state, gmm_page_state_name(state), missed[state]);
+	json_object_set_new(result, "missed_pages", by_state);
 }
 
 static json_t *measure(
@@ -153,28 +185,28 @@ static json_t *measure(
 	uint64_t writer_cpu_ns = gmm__bench_thread_cpu_ns();
 	uint64_t cpu_ns = gmm__host_cpu_ns();
 	json_t *result = json_object(), *samples;
-	double mean;
 
+	json_object_set_new(result, "engine", json_string(engine->name));
 	engine->start(options, guests);
-	samples = play(&replay, engine, options->seconds, &mean);
+	samples = play(&replay, engine, options->seconds, result);
 	engine->pause();
 	writer_cpu_ns = gmm__bench_thread_cpu_ns() - writer_cpu_ns;
 	cpu_ns = gmm__bench_engine_cpu_ns(engine) - cpu_ns - writer_cpu_ns;
-	json_object_set_new(result, "engine", json_string(engine->name));
 	gmm__bench_set_count(result, "vms", guests->count);
 	gmm__bench_set_count(result, "pages", gmm__bench_guests_pages(guests));
 	gmm__bench_set_count(result, "oracle_pages", oracle_pages);
 	gmm__bench_set_count(result, "written_pages", replay.done);
 	gmm__bench_set_real(result, "written_pages_per_second", (double)replay.done / options->seconds);
-	gmm__bench_set_real(result, "saved_pages_mean", mean);
 	gmm__bench_set_count(result, "saved_pages", engine->saved_pages());
 	gmm__bench_set_real(result, "cpu_seconds", gmm__bench_seconds(cpu_ns));
 	gmm__bench_set_real(result, "writer_cpu_seconds", gmm__bench_seconds(writer_cpu_ns));
 	gmm__bench_set_count(result, "cow_breaks", engine->cow_breaks());
 	engine->add_details(result);
+	add_missed(result, &replay, engine, guests);
 	json_object_set_new(result, "verified", json_boolean(gmm__bench_guests_verify(guests)));
 	json_object_set_new(result, "samples", samples);
 	engine->stop();
+	gmm__bench_tally_free(&replay.tally);
 	return result;
 }
 
