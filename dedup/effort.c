@@ -4,6 +4,9 @@
 /* Level k: a visit every 2^k passes. */
 enum { LEVEL_MAX = 4, LEVEL_LOW = 3, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
 
+/* Sharable memory waits so long for a visit at most. A few pages are those whose digests cost about as much as the visit. */
+enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16 };
+
 /* Others wake a region (gmm__slot_wake) while this thread counts: a wake-up that is lost here is made good by the visit
  * that comes at the latest after 16 passes. */
 static uint8_t load(const uint8_t *byte)
@@ -42,9 +45,24 @@ bool gmm__effort_is_low(const struct gmm__effort *effort)
 	return load(&effort->level) >= LEVEL_LOW;
 }
 
-void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield)
+static uint8_t level_within(uint64_t ms, uint64_t pass_ms)
+{
+	uint8_t level = 0;
+
+	while (level < LEVEL_MAX && pass_ms << (level + 1) <= ms)
+		level++;
+	return level;
+}
+
+struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms)
+{
+	return (struct gmm__effort_limits){ level_within(UNWRITTEN_MS, pass_ms), level_within(FEW_WRITTEN_MS, pass_ms) };
+}
+
+void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield, const struct gmm__effort_limits *limits)
 {
 	uint8_t level = load(&effort->level);
+	uint8_t most = yield.written > FEW_PAGES ? LEVEL_MAX : yield.written > 0 ? limits->few : limits->unwritten;
 
 	if (yield.fresh)
 		effort->visits = 0;
@@ -52,8 +70,8 @@ void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield)
 		effort->visits++;
 	if (yield.shared || effort->visits < YOUNG_VISITS)
 		level = 0;
-	else if (level < LEVEL_MAX)
-		level++;
+	else
+		level = level < most ? level + 1 : most;
 	store(&effort->level, level);
 	store(&effort->rest, (1u << level) - 1);
 }

@@ -2,7 +2,8 @@
  *
  * A visit of a region asks the pagemap, which costs the more the more mappings lie in it, and digests what was written. A
  * region where nothing comes to be shared is visited ever less often, down to once in 16 passes; one where something was
- * just shared, and one with new memory, at every pass. Who waits for the engine to settle gets visits of all regions.
+ * just shared, and one with new memory, at every pass. Where visits are cheap they are no further apart than memory that
+ * comes to be sharable should wait. Who waits for the engine to settle gets visits of all regions.
  */
 #ifndef DEDUP_EFFORT_H
 #define DEDUP_EFFORT_H
@@ -13,7 +14,17 @@
 struct gmm__yield {
 	bool shared; /* pages were shared, broken or repaired, or wait for their merge */
 	bool fresh;  /* memory came that was absent before */
+	uint32_t written; /* pages found written, or digested, in vain */
 };
+
+/* How far apart visits may get that bring nothing: 2^this passes. Where many pages are written in vain it is 16 passes. */
+struct gmm__effort_limits {
+	uint8_t unwritten; /* nothing was written since the last visit */
+	uint8_t few;       /* hardly anything was: to look at it costs no more than the visit itself */
+};
+
+/* Limits for passes that begin so many milliseconds after each other. */
+struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms);
 
 /* At each pass: is the region to be visited? full: all are. */
 bool gmm__effort_due(struct gmm__effort *effort, bool full);
@@ -26,6 +37,6 @@ bool gmm__effort_survey(struct gmm__effort *effort);
 bool gmm__effort_is_low(const struct gmm__effort *effort);
 
 /* After a visit. */
-void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield);
+void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield, const struct gmm__effort_limits *limits);
 
 #endif

@@ -131,6 +131,7 @@ static void *lead_main(void *arg)
 
 	while (gmm__pace_await_pressure(engine)) {
 		gmm__engine_pass(engine);
+		gmm__engine_follow_up(engine);
 		check_accounts(engine);
 		gmm__pace_rest(engine);
 	}
@@ -195,6 +196,7 @@ void gmm__engine_init(struct gmm__engine *engine, struct gmm *gmm, const struct 
 	engine->gmm = gmm;
 	engine->backend = backend;
 	engine->min_run = 1;
+	engine->hurry = true; /* all memory is new */
 	engine->cover_interval = 1;
 	engine->cpu_percent = gmm->options.cpu_percent;
 	engine->retry_budget = true;

@@ -58,14 +58,19 @@ struct gmm__engine {
 	/* Worker 0's scan thread's, and its merge thread's while a job is ready; constant while workers are in a pass. */
 	bool told_settled;              /* the embedder knows */
 	bool full;                      /* this pass visits all regions */
+	struct gmm__effort_limits effort_limits; /* of this pass */
 	struct gmm__progress progress;  /* of the last pass, all workers' */
+	bool follows_up;                /* only what waits for its merge is visited */
 	uint32_t min_run;               /* shortest run merged in this pass in any VM */
 	bool retry_budget;              /* pages refused for the budget are tried again */
 	uint32_t cover_interval;        /* passes between two looks for written shared pages; follows what they yield */
 	uint32_t next_cover;            /* the pass of the next look */
 	_Atomic uint32_t window_shift;  /* the window is 2^this times that of the options */
-	uint64_t lately_merged;
+	_Atomic uint64_t lately_merged;
 	uint64_t lately_broken;
+	_Atomic uint64_t pass_cpu_ns;   /* of the last pass, and of what was done since the one before */
+	uint64_t cpu_ns_before;         /* of all until the last pass */
+	_Atomic uint64_t nominated;     /* pages that waited for their merge when the last pass ended */
 	struct gmm__huge_pace huge;
 	_Atomic uint32_t quiet_passes;  /* passes in a row with next to nothing done */
 
@@ -102,6 +107,9 @@ void gmm__engine_count(const struct gmm__engine *engine, struct gmm__engine_coun
 /* One pass over all VMs by the calling thread, and by the other workers where they have threads (dedup/pass.c). With the
  * engine's threads not running (tests) it merges, too. */
 void gmm__engine_pass(struct gmm__engine *engine);
+
+/* Right after a pass: merges what it has found, which need not wait for the next one. Nothing else is looked at. */
+void gmm__engine_follow_up(struct gmm__engine *engine);
 
 /* The part of a worker other than the first: joins passes until the engine stops. */
 void gmm__engine_join_passes(struct gmm__worker *worker);

@@ -11,6 +11,10 @@ enum { COVER_PASSES_MAX = 8, NANOSECONDS_PER_MS = 1000000 };
 /* The engine has settled after so many passes that found little; after more of them passes are made more seldom. */
 enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4, FORGET_PASSES = 16 };
 
+/* So many pages merged lately are worth passes after a window as short as an eighth, if they take no more than one part in
+ * 24 of the time. Of memory that is new it is a quarter. */
+enum { WORTH_PAGES = 256, SHORT_WINDOWS = 8, NEW_WINDOWS = 4, COST_PARTS = 24 };
+
 /* Passes that are made seldom because written pages were found are to see when there are none any more. */
 static bool looks_at_covers(const struct gmm__engine *engine)
 {
@@ -25,6 +29,7 @@ void gmm__pace_begin(struct gmm__engine *engine)
 
 	engine->full = gmm->settle_waiters > 0 || engine->awaited > engine->settled_whole ||
 		       !gmm__huge_pace_judged(&engine->huge) || (gmm->remote && gmm->remote->offering_all);
+	engine->effort_limits = gmm__effort_limits(gmm__pace_rest_ms(engine));
 }
 
 static bool may_repair(const struct gmm *gmm)
@@ -125,17 +130,19 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 
 	schedule_cover(engine);
 	adapt_window(engine);
-	uint64_t pages = 0, waiting = 0, whole = 0;
+	uint64_t pages = 0, waiting = 0, nominated = 0, whole = 0;
 	for (uint32_t i = 0; i < engine->workers; i++)
 		waiting += engine->worker[i].nominations.n;
 	gmm__snapshot_begin(gmm);
 	gmm__lock_take(&gmm->lock);
 	for (struct gmm_vm *vm = gmm->vms; vm; vm = vm->next) {
 		pages += vm->paged ? gmm__paged_vm_stats(vm->paged).pages : vm->stats.pages;
+		nominated += vm->stats.state_pages[GMM_PAGE_NOMINATED];
 		waiting += vm->stats.state_pages[GMM_PAGE_NOMINATED] + vm->stats.state_pages[GMM_PAGE_VOLATILE] +
 			   vm->stats.state_pages[GMM_PAGE_RACED];
 		whole += vm->stats.state_pages[GMM_PAGE_HUGE];
 	}
+	engine->nominated = nominated;
 	judge_huge(engine, pages, whole);
 	plan_next(engine, left);
 	/* Nothing was written, nothing waits for a merge or, refused in this pass, for another look: one more pass would do
@@ -166,17 +173,40 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	gmm__settle_tell(engine);
 }
 
+void gmm__pace_followed_up(struct gmm__engine *engine)
+{
+	engine->lately_merged += engine->progress.merged;
+	engine->digested_pages += engine->progress.digested;
+}
+
+static bool is_worth_while(const struct gmm__engine *engine)
+{
+	return engine->window_shift == 0 && engine->lately_merged >= WORTH_PAGES;
+}
+
+/* The window now. While pages come to be shared, passes follow each other as fast as they are cheap. */
+static uint64_t window_now_ms(const struct gmm__engine *engine)
+{
+	uint64_t window_ms = engine->gmm->options.window_ms;
+	uint64_t cost_ms = engine->pass_cpu_ns * COST_PARTS / NANOSECONDS_PER_MS;
+
+	if (engine->hurry)
+		return window_ms / NEW_WINDOWS;
+	if (!is_worth_while(engine) || cost_ms > window_ms)
+		return window_ms << engine->window_shift;
+	return cost_ms > window_ms / SHORT_WINDOWS ? cost_ms : window_ms / SHORT_WINDOWS;
+}
+
 uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine)
 {
-	const struct gmm_options *options = &engine->gmm->options;
-	uint64_t window_ms = (uint64_t)options->window_ms << engine->window_shift, ms = options->pass_interval_ms;
+	uint64_t window_ms = window_now_ms(engine), ms = engine->gmm->options.pass_interval_ms;
 
 	if (engine->quiet_passes >= CALM_PASSES)
 		ms *= CALM_INTERVALS;
 	/* Whoever waits for the engine to settle waits for memory to be quiet, and for nothing else. */
 	bool hurry = engine->hurry || engine->awaited > engine->settled_whole;
 
-	return engine->quiet_passes > 0 && !hurry && ms > window_ms ? ms : window_ms;
+	return engine->quiet_passes > 0 && !hurry && !is_worth_while(engine) && ms > window_ms ? ms : window_ms;
 }
 
 /* What the process used of the processors, looked at once a window. */
@@ -213,8 +243,11 @@ void gmm__pace_rest(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
 	struct use use = look_at_use(engine);
+	uint64_t cpu_ns = gmm__engine_cpu_ns(engine);
 
 	gmm__lock_take(&gmm->lock);
+	engine->pass_cpu_ns = cpu_ns - engine->cpu_ns_before;
+	engine->cpu_ns_before = cpu_ns;
 	uint64_t start = use.clock_ns;
 	engine->resting = true;
 	pthread_cond_broadcast(&gmm->changed);

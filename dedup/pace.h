@@ -14,6 +14,9 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, con
 /* At the end of a pass: what the next one merges, and whether this one found next to nothing to do. */
 void gmm__pace_conclude(struct gmm__engine *engine);
 
+/* After a follow-up. */
+void gmm__pace_followed_up(struct gmm__engine *engine);
+
 /* How long the engine rests now between two passes: a window, so that what was found written then can be judged, and the
  * interval once settled. With gmm.lock. */
 uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine);

@@ -110,7 +110,8 @@ static struct gmm__yield yield_of(const struct gmm__progress *before, const stru
 			  after->huge_broken - before->merged - before->nominated - before->repaired -
 			  before->postponed - before->broken - before->huge_broken;
 
-	return (struct gmm__yield){ .shared = shared > 0, .fresh = after->fresh > before->fresh };
+	return (struct gmm__yield){ .shared = shared > 0, .fresh = after->fresh > before->fresh,
+				    .written = (uint32_t)(after->found + after->digested - before->found - before->digested) };
 }
 
 /* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
@@ -132,17 +133,33 @@ static bool scan_region(struct gmm__worker *worker, const struct gmm__region *re
 		worker->job.region = *region;
 		gmm__worker_run(worker, worker->gmm->remote ? gmm__remote_region : gmm__process_region);
 	}
-	gmm__effort_learn(effort, yield_of(&before, &worker->progress));
+	gmm__effort_learn(effort, yield_of(&before, &worker->progress), &engine->effort_limits);
 	keep_budget(worker, region->slot->vm, region->slot);
 	return !must_leave(engine, region->slot->vm, region->slot);
 }
 
+/* As scan_region, in a follow-up. */
+static bool merge_region(struct gmm__worker *worker, const struct gmm__region *region)
+{
+	if (gmm__scan_waits(region)) {
+		memset(worker->job.finding, 0, region->count * sizeof *worker->job.finding);
+		worker->job.options = (struct gmm__scan_options){ 0 };
+		worker->job.region = *region;
+		gmm__worker_run(worker, gmm__process_region);
+		keep_budget(worker, region->slot->vm, region->slot);
+	}
+	return !must_leave(worker->engine, region->slot->vm, region->slot);
+}
+
 static bool scan_slot(struct gmm__worker *worker, struct gmm__slot *slot)
 {
+	bool (*visit)(struct gmm__worker *, const struct gmm__region *) =
+		worker->engine->follows_up ? merge_region : scan_region;
+
 	for (uint32_t first = 0; first < slot->pages; first += GMM__REGION_PAGES) {
 		uint32_t left = slot->pages - first;
 		struct gmm__region region = { slot, first, left < GMM__REGION_PAGES ? left : GMM__REGION_PAGES };
-		if (!scan_region(worker, &region))
+		if (!visit(worker, &region))
 			return false;
 	}
 	return true;
@@ -185,12 +202,27 @@ static void scan_paged(struct gmm__worker *worker, struct gmm_vm *vm)
 	gmm__fork_reap(vm->domain, worker->gmm);
 }
 
+static void scan_slots(struct gmm__worker *worker, struct gmm_vm *vm)
+{
+	struct gmm__slot *slot;
+	uint64_t from = 0;
+
+	while (gmm__remote_scans(vm) && !vm->dead && !worker->engine->stopping && (slot = gmm__visit_slot(vm, from)) != NULL) {
+		from = slot->gfn + slot->pages;
+		if (!scan_slot(worker, slot))
+			break;
+	}
+}
+
 static void scan_vm(struct gmm__worker *worker, struct gmm_vm *vm)
 {
 	struct gmm__engine *engine = worker->engine;
-	uint64_t from = 0;
-	struct gmm__slot *slot;
 
+	if (engine->follows_up) {
+		if (!vm->paged && gmm__count_read(&vm->stats.state_pages[GMM_PAGE_NOMINATED]) > 0)
+			scan_slots(worker, vm);
+		return;
+	}
 	if (vm->paged) {
 		scan_paged(worker, vm);
 		return;
@@ -206,11 +238,7 @@ static void scan_vm(struct gmm__worker *worker, struct gmm_vm *vm)
 	}
 	if (!engine->gmm->remote && gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
 		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
-	while (gmm__remote_scans(vm) && !vm->dead && !engine->stopping && (slot = gmm__visit_slot(vm, from)) != NULL) {
-		from = slot->gfn + slot->pages;
-		if (!scan_slot(worker, slot))
-			break;
-	}
+	scan_slots(worker, vm);
 	gmm__catalog_reap(vm->domain->catalog);
 	gmm__fork_reap(vm->domain, engine->gmm);
 }
@@ -348,4 +376,19 @@ void gmm__engine_pass(struct gmm__engine *engine)
 	gmm__pace_conclude(engine);
 	if (engine->settled && !engine->gmm->remote && !gmm__engine_must_leave(engine))
 		gmm__worker_run(lead, gmm__tidy_engine);
+}
+
+void gmm__engine_follow_up(struct gmm__engine *engine)
+{
+	/* Without a window the next pass begins at once; a service is asked again in it. */
+	if (engine->nominated == 0 || engine->gmm->options.window_ms == 0 || engine->gmm->remote)
+		return;
+	begin_progress(engine);
+	engine->follows_up = true;
+	invite(engine);
+	scan_vms(&engine->worker[0]);
+	await_all(engine);
+	engine->follows_up = false;
+	sum_progress(engine);
+	gmm__pace_followed_up(engine);
 }

@@ -44,6 +44,11 @@ static uint8_t needs_of_region(const struct gmm__region *region)
 	return needs;
 }
 
+bool gmm__scan_waits(const struct gmm__region *region)
+{
+	return needs_of_region(region) & NEED_MERGE;
+}
+
 /* The judges say what a page is by the pagemap's answer (0: it did not pass the filter) and its state.
  *
  * Written since it was armed: */

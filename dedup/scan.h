@@ -20,6 +20,9 @@ struct gmm__scan_options {
 int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
 		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding);
 
+/* True when pages of the region wait for their merge. */
+bool gmm__scan_waits(const struct gmm__region *region);
+
 /* Looks again at what seemed broken or foreign, with the claim: while the scan looked, without it, somebody may have been
  * exchanging mappings. On failure nothing of it is believed; the next look will find it. */
 void gmm__scan_confirm(const struct gmm__backend *backend, const struct gmm__region *region, struct gmm__finding *finding);

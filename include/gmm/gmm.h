@@ -142,7 +142,8 @@ struct gmm_options {
 	void *log_arg;
 	uint64_t max_mappings;        /* VMAs that sharing may add to the process; 0: half of vm.max_map_count */
 	uint32_t window_ms;           /* a page must be unwritten this long to be a candidate; 0: none. Default 2000. Up to eight
-	                               * times as long while many shared pages are written soon after */
+	                               * times as long while many shared pages are written soon after; a quarter of it for memory
+	                               * that is new, and down to an eighth while pages come to be shared and passes are cheap */
 	uint32_t pass_interval_ms;    /* time between two passes once settled; four times that when nothing has been found for
 	                               * long. Default 2000 */
 	uint32_t cpu_percent;         /* of one core, for all threads of the engine together; 0: no limit. Default 20 */

@@ -7,19 +7,26 @@
 #include "tests/unit/support/unit.h"
 
 static const struct gmm__yield nothing, some = { .shared = true }, fresh = { .fresh = true };
+static const struct gmm__effort_limits fast = { .unwritten = 4, .few = 4 };
 
 /* Visits in so many passes that all yield the same. */
-static unsigned visits(struct gmm__effort *effort, unsigned passes, bool full, struct gmm__yield yield)
+static unsigned visits_within(struct gmm__effort *effort, const struct gmm__effort_limits *limits, unsigned passes, bool full,
+			      struct gmm__yield yield)
 {
 	unsigned n = 0;
 
 	while (passes-- > 0) {
 		if (!gmm__effort_due(effort, full))
 			continue;
-		gmm__effort_learn(effort, yield);
+		gmm__effort_learn(effort, yield, limits);
 		n++;
 	}
 	return n;
+}
+
+static unsigned visits(struct gmm__effort *effort, unsigned passes, bool full, struct gmm__yield yield)
+{
+	return visits_within(effort, &fast, passes, full, yield);
 }
 
 START_TEST(new_memory_is_visited_at_every_pass)
@@ -52,6 +59,27 @@ START_TEST(what_shares_is_visited_at_every_pass)
 }
 END_TEST
 
+/* Seldom passes visit what is not written often enough, and where a few pages are written sooner. */
+START_TEST(cheap_visits_are_not_far_apart)
+{
+	struct gmm__effort_limits seldom = gmm__effort_limits(2000), never = gmm__effort_limits(60000);
+	struct gmm__effort_limits often = gmm__effort_limits(10);
+	struct gmm__yield few = { .written = 20 }, many = { .written = GMM__REGION_PAGES / 2 };
+	struct gmm__effort effort = { 0 };
+
+	visits_within(&effort, &seldom, 100, false, nothing);
+	ck_assert_uint_eq(visits_within(&effort, &seldom, 160, false, nothing), 40);
+	visits_within(&effort, &seldom, 16, false, few);
+	ck_assert_uint_eq(visits_within(&effort, &seldom, 160, false, few), 160);
+	visits_within(&effort, &seldom, 100, false, many);
+	ck_assert_uint_eq(visits_within(&effort, &seldom, 160, false, many), 10);
+	visits_within(&effort, &never, 16, false, nothing);
+	ck_assert_uint_eq(visits_within(&effort, &never, 16, false, nothing), 16);
+	visits_within(&effort, &often, 100, false, few);
+	ck_assert_uint_eq(visits_within(&effort, &often, 160, false, few), 10);
+}
+END_TEST
+
 START_TEST(memory_that_comes_starts_anew)
 {
 	struct gmm__effort effort = { 0 };
@@ -79,14 +107,14 @@ START_TEST(all_of_a_region_is_looked_at_every_16_passes)
 	for (unsigned pass = 0; pass < 32; pass++) {
 		ck_assert(gmm__effort_due(&effort, true));
 		surveys += gmm__effort_survey(&effort);
-		gmm__effort_learn(&effort, nothing);
+		gmm__effort_learn(&effort, nothing, &fast);
 	}
 	ck_assert_uint_eq(surveys, 2);
 	for (unsigned pass = 0; pass < 160; pass++) {
 		if (!gmm__effort_due(&effort, false))
 			continue;
 		surveys += gmm__effort_survey(&effort);
-		gmm__effort_learn(&effort, nothing);
+		gmm__effort_learn(&effort, nothing, &fast);
 	}
 	ck_assert_uint_ge(surveys, 11);
 }
@@ -149,6 +177,30 @@ START_TEST(what_was_refused_is_still_to_be_looked_at)
 }
 END_TEST
 
+/* What a pass has found equal is merged right after it, and nothing else is looked at; without a window the next pass does. */
+START_TEST(a_follow_up_merges_what_a_pass_has_found)
+{
+	open_twins(8);
+	world->gmm->options.window_ms = 2000;
+	fake_passes(1); /* armed */
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_VOLATILE), 8);
+	fake_passes(1);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_NOMINATED), 8);
+	fake_write(b, 0, 0, 99);
+	uint64_t passes = world->engine->passes;
+	world->gmm->options.window_ms = 0;
+	gmm__engine_follow_up(world->engine);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 0);
+	world->gmm->options.window_ms = 2000;
+	gmm__engine_follow_up(world->engine);
+	ck_assert_uint_eq(world->engine->passes, passes);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 7);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_SHARED), 7);
+	ck_assert_uint_gt(world->engine->lately_merged, 0);
+	fake_close();
+}
+END_TEST
+
 START_TEST(unsharing_wakes_a_region)
 {
 	open_twins(8);
@@ -191,7 +243,8 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = { new_memory_is_visited_at_every_pass, what_never_shares_is_visited_ever_less_often,
-				 what_shares_is_visited_at_every_pass, memory_that_comes_starts_anew, a_full_pass_visits_all,
+				 what_shares_is_visited_at_every_pass, cheap_visits_are_not_far_apart,
+				 a_follow_up_merges_what_a_pass_has_found, memory_that_comes_starts_anew, a_full_pass_visits_all,
 				 all_of_a_region_is_looked_at_every_16_passes, unique_memory_costs_no_scans,
 				 waiting_visits_what_sleeps, what_was_refused_is_still_to_be_looked_at,
 				 unsharing_wakes_a_region, estimate_follows_work_speed_and_limit,

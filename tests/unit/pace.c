@@ -1,4 +1,5 @@
-/* The rest between two passes, with a window that became longer since guests write a lot: it ends as soon as they do not. */
+/* The rest between two passes: with a window that became longer since guests write a lot it ends as soon as they do not, and
+ * with one that became shorter since pages come to be shared it is as long as passes are cheap. */
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -22,6 +23,7 @@ static void open_engine(void)
 	assert_ok(gmm_instance_open(&options, &gmm));
 	engine = hand_engine_new(gmm, gmm__backend_mapped());
 	engine->window_shift = SHIFT;
+	engine->hurry = false;
 }
 
 static void close_engine(void)
@@ -73,9 +75,50 @@ START_TEST(the_rest_lasts_while_guests_run)
 }
 END_TEST
 
+START_TEST(new_memory_rests_for_a_part_of_the_window)
+{
+	open_engine();
+	engine->window_shift = 0;
+	engine->hurry = true;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS / 4);
+	rest_ms();
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS); /* once */
+	close_engine();
+}
+END_TEST
+
+START_TEST(the_window_is_short_while_pages_come_to_be_shared)
+{
+	enum { NS_PER_MS = 1000000 };
+
+	open_engine();
+	engine->window_shift = 0;
+	engine->lately_merged = 1000;
+	engine->pass_cpu_ns = 0;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS / 8);
+	engine->pass_cpu_ns = 2 * NS_PER_MS; /* one part in so many of the time */
+	ck_assert_uint_gt(gmm__pace_rest_ms(engine), 2 * 20);
+	ck_assert_uint_lt(gmm__pace_rest_ms(engine), WINDOW_MS);
+	engine->quiet_passes = 9; /* too few for what is called work, and still worth a look */
+	ck_assert_uint_lt(gmm__pace_rest_ms(engine), WINDOW_MS);
+	engine->pass_cpu_ns = 1000 * NS_PER_MS;
+	engine->quiet_passes = 0;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
+	engine->pass_cpu_ns = 0;
+	engine->lately_merged = 10;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
+	engine->lately_merged = 1000;
+	engine->window_shift = 1; /* shared pages are written soon after */
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), 2 * WINDOW_MS);
+	close_engine();
+}
+END_TEST
+
 int main(void)
 {
-	const TTest *tests[] = { the_rest_ends_when_guests_are_quiet, the_rest_lasts_while_guests_run };
+	const TTest *tests[] = { the_rest_ends_when_guests_are_quiet, the_rest_lasts_while_guests_run,
+				 new_memory_rests_for_a_part_of_the_window,
+				 the_window_is_short_while_pages_come_to_be_shared };
 
 	return suite_main("pace", tests, sizeof tests / sizeof *tests, 60);
 }
