@@ -7,6 +7,7 @@
 #include "dedup/index.h"
 #include "dedup/pace.h"
 #include "dedup/repair.h"
+#include "dedup/stretch.h"
 #include "dedup/visit.h"
 
 /* Claims the VM, which another worker may have for a moment: this one has no claim and can wait. Pages that are forgotten
@@ -89,9 +90,13 @@ static void collect_twins(struct gmm__worker *worker, const struct gmm__region *
 void gmm__process_exclude_foreign(struct gmm__worker *worker, const struct gmm__region *region)
 {
 	bool foreign[GMM__REGION_PAGES] = { false };
+	uint8_t judged[GMM__REGION_PAGES];
+	struct gmm__stretch at = { 0 };
 
-	if (worker->backend->find_foreign(region->slot, region->first, region->count, foreign) <= 0)
-		return;
+	for (uint32_t i = 0; i < region->count; i++)
+		judged[i] = worker->verdict[i].kind != GMM__VERDICT_NONE;
+	while (gmm__stretch_next(judged, region->count, &at))
+		worker->backend->find_foreign(region->slot, region->first + at.first, at.count, foreign + at.first);
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t page = region->first + i;
 		if (!foreign[i] || worker->verdict[i].kind == GMM__VERDICT_NONE ||

@@ -4,13 +4,14 @@
 #include <string.h>
 
 #include "dedup/digest.h"
+#include "dedup/stretch.h"
 #include "dedup/verify.h"
 #include "dedup/worker.h"
 
 struct repair {
 	const struct gmm__merge *merge;
 	struct gmm__slot *slot;
-	uint8_t is[GMM__REGION_PAGES]; /* pages of the region that are present and the guest's own copies */
+	uint8_t is[GMM__REGION_PAGES]; /* broken pages of the region that are present and the guest's own copies */
 };
 
 /* A shared page with a reference taken, to which a broken page seems equal now; NIL without one. The page under it comes
@@ -159,8 +160,15 @@ bool gmm__repair_find_copies(const struct gmm__merge *merge, uint8_t *ret_is)
 	static const struct gmm__scan_filter copies = { .need = GMM__IS_PRESENT,
 							.forbid = GMM__IS_FILE | GMM__IS_WPALLOWED };
 	const struct gmm__region *region = merge->region;
+	uint8_t broken[GMM__REGION_PAGES];
+	struct gmm__stretch at = { 0 };
+	bool any = false;
 
-	return merge->backend->scan(region->slot, region->first, region->count, &copies, ret_is) > 0;
+	for (uint32_t i = 0; i < region->count; i++)
+		broken[i] = (gmm__slot_byte(region->slot, region->first + i) & GMM__STATE_MASK) == GMM_PAGE_BROKEN;
+	while (gmm__stretch_next(broken, region->count, &at))
+		any |= merge->backend->scan(region->slot, region->first + at.first, at.count, &copies, ret_is + at.first) > 0;
+	return any;
 }
 
 void gmm__repair_region(const struct gmm__merge *merge)
@@ -169,7 +177,7 @@ void gmm__repair_region(const struct gmm__merge *merge)
 	struct repair r = { .merge = merge, .slot = region->slot };
 	uint32_t end = region->first + region->count;
 
-	if (!gmm__repair_is_allowed(merge) || !gmm__repair_find_copies(merge, r.is))
+	if (!gmm__repair_find_copies(merge, r.is) || !gmm__repair_is_allowed(merge))
 		return;
 	for (uint32_t page = region->first; page < end;) {
 		if (!gmm__state_is_covered(gmm__slot_state(r.slot, page))) {

@@ -12,8 +12,8 @@
 /* False while pins cannot be excluded: there is nothing to repair then. */
 bool gmm__repair_is_allowed(const struct gmm__merge *merge);
 
-/* Sets ret_is (zeroed by the caller) for pages of the merge's region that are present and the guest's own copies under a
- * mapping of the pool. False: there are none, or the host failed. */
+/* Sets ret_is (zeroed by the caller) for broken pages of the merge's region that are present and the guest's own copies
+ * under a mapping of the pool. False: there are none, or the host failed. */
 bool gmm__repair_find_copies(const struct gmm__merge *merge, uint8_t *ret_is);
 
 /* Repairs what it can in the merge's region, claiming the VM for one stretch of pages at a time. */

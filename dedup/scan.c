@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "dedup/huge.h"
+#include "dedup/stretch.h"
 
 /* What a page's state asks of the scan. */
 enum need {
@@ -128,12 +129,32 @@ static const struct question clean = { { GMM__IS_WPALLOWED, 0, THERE }, NEED_LOO
 static const struct question survey = { { GMM__IS_WPALLOWED, 0, THERE }, NEED_SURVEY, judge_clean };
 static const struct question untracked = { { 0, GMM__IS_WPALLOWED | GMM__IS_FILE, THERE }, 0, judge_untracked };
 
+/* Asks about the pages that can get an answer that counts. How many ranges there are, or a negative errno. */
+static int ask(const struct question *question, const struct gmm__backend *backend, const struct gmm__region *region,
+	       uint8_t *ret_is)
+{
+	uint8_t asked[GMM__REGION_PAGES];
+	struct gmm__stretch at = { 0 };
+	int answers = 0;
+
+	if (!question->needs)
+		return backend->scan(region->slot, region->first, region->count, &question->filter, ret_is);
+	for (uint32_t i = 0; i < region->count; i++)
+		asked[i] = needs_of(gmm__slot_byte(region->slot, region->first + i)) & question->needs;
+	while (answers >= 0 && gmm__stretch_next(asked, region->count, &at)) {
+		int rc = backend->scan(region->slot, region->first + at.first, at.count, &question->filter,
+				       ret_is + at.first);
+		answers = rc < 0 ? rc : answers + rc;
+	}
+	return answers;
+}
+
 /* Adds to the findings, which are cleared when the first is found. Returns how many there are now, or a negative errno. */
 static int put(const struct question *question, const struct gmm__backend *backend, const struct gmm__region *region,
 	       int found, struct gmm__finding *finding)
 {
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
-	int rc = backend->scan(region->slot, region->first, region->count, &question->filter, is);
+	int rc = ask(question, backend, region, is);
 
 	if (rc < 0 || (rc == 0 && !question->needs))
 		return rc < 0 ? rc : found;
