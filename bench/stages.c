@@ -176,14 +176,14 @@ static void work_on_region(struct stages *stages, const struct gmm__region *regi
 }
 
 /* One pass over all VMs, each of which has one slot. Returns how many pages it merged. */
-static uint64_t make_pass(struct stages *stages, uint64_t number, struct cost *scan)
+static uint64_t make_pass(struct stages *stages, struct cost *scan)
 {
 	memset(&stages->progress, 0, sizeof(stages->progress));
 	for (struct gmm_vm *vm = stages->gmm->vms; vm; vm = vm->next) {
 		struct gmm__slot *slot = vm->slots->slot[0];
 
-		if (gmm__catalog_prepare(stages->catalog, vm->domain->pages, number) != 0)
-			gmm__bench_fail("no memory for the indexes");
+		if (gmm__catalog_prepare(stages->catalog, vm->domain->pages) != 0)
+			gmm__bench_fail("no memory for the index");
 		for (uint32_t first = 0; first < slot->pages; first += GMM__REGION_PAGES) {
 			uint32_t left = slot->pages - first;
 			struct gmm__region region = { slot, first,
@@ -191,7 +191,6 @@ static uint64_t make_pass(struct stages *stages, uint64_t number, struct cost *s
 
 			work_on_region(stages, &region, scan);
 		}
-		gmm__catalog_reap(stages->catalog);
 	}
 	return stages->progress.merged;
 }
@@ -357,10 +356,10 @@ static json_t *measure(
 	(void)engine;
 	(void)arg;
 	digest_whole_pages(stages);
-	make_pass(stages, passes, &stages->scan_written);
-	while (make_pass(stages, ++passes, &between) > 0 && passes < PASSES_MAX)
+	make_pass(stages, &stages->scan_written);
+	while (make_pass(stages, &between) > 0 && ++passes < PASSES_MAX)
 		;
-	make_pass(stages, ++passes, &stages->scan);
+	make_pass(stages, &stages->scan);
 	compare_shared_pages(stages);
 	result = make_result(stages);
 	json_object_set_new(result, "verified", json_boolean(gmm__bench_guests_verify(guests)));

@@ -1,4 +1,4 @@
-/* Catalog: verdicts over the shared index and the candidate index. */
+/* Catalog: verdicts over the index of pages. */
 #include "dedup/catalog.h"
 
 #include <string.h>
@@ -13,7 +13,7 @@ static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 	struct gmm__digest sample = gmm__digest_sample(bytes, &catalog->secret);
 
 	gmm__lock_take(&catalog->lock);
-	bool found = gmm__shared_remove(&catalog->shared, sample.fingerprint, page);
+	bool found = gmm__page_index_replace(&catalog->index, sample.fingerprint, page, GMM__NIL);
 	if (sample.kind == GMM__DIGEST_FILL)
 		gmm__fill_gone(&catalog->fills, sample.word, page);
 	gmm__lock_give(&catalog->lock);
@@ -21,7 +21,7 @@ static void page_gone(void *arg, gmm__page_id page, const uint8_t *bytes)
 		return;
 	struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
 	gmm__lock_take(&catalog->lock);
-	gmm__shared_remove(&catalog->shared, whole.fingerprint, page);
+	gmm__page_index_replace(&catalog->index, whole.fingerprint, page, GMM__NIL);
 	gmm__lock_give(&catalog->lock);
 }
 
@@ -42,16 +42,16 @@ static enum gmm_page_state hint_state(const struct gmm__catalog *catalog, uint32
 }
 
 /* Whether a private page of a paged VM still has the fingerprint shows when it is looked at. */
-static bool is_stale(const void *arg, const struct gmm__candidate *entry)
+static bool is_stale(const void *arg, const struct gmm__index_entry *candidate)
 {
 	const struct gmm__catalog *catalog = arg;
 	const struct gmm__private_chunk *chunk =
-		gmm__chunk_table_private(&catalog->gmm->chunks, gmm__page_chunk(entry->page));
+		gmm__chunk_table_private(&catalog->gmm->chunks, gmm__page_chunk(candidate->page));
 
 	if (chunk)
 		return chunk->set->domain->catalog != catalog ||
-		       gmm__record_get(&chunk->record[gmm__page_index(entry->page)]).state != GMM__PRIVATE_USED;
-	return hint_state(arg, entry->fingerprint, entry->page) == GMM_PAGE_STATES;
+		       gmm__record_get(&chunk->record[gmm__page_index(candidate->page)]).state != GMM__PRIVATE_USED;
+	return hint_state(arg, candidate->key, candidate->page) == GMM_PAGE_STATES;
 }
 
 struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domain)
@@ -62,9 +62,7 @@ struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domai
 		return NULL;
 	catalog->gmm = gmm;
 	catalog->pool = &domain->pool;
-	catalog->candidates.mem = catalog->shared.mem = &gmm->mem;
-	catalog->candidates.stale = is_stale;
-	catalog->candidates.stale_arg = catalog;
+	catalog->index = (struct gmm__page_index){ .mem = &gmm->mem, .stale = is_stale, .stale_arg = catalog };
 	if (gmm__sys_of(gmm)->random(catalog->secret.bytes, sizeof catalog->secret.bytes) != 0) {
 		gmm__mem_free(&gmm->mem, catalog, sizeof *catalog);
 		return NULL;
@@ -79,8 +77,7 @@ struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domai
 void gmm__catalog_free(struct gmm__catalog *catalog)
 {
 	catalog->pool->gone = NULL;
-	gmm__candidates_destroy(&catalog->candidates);
-	gmm__shared_destroy(&catalog->shared);
+	gmm__page_index_destroy(&catalog->index);
 	gmm__lock_destroy(&catalog->lock);
 	gmm__mem_free(&catalog->gmm->mem, catalog, sizeof *catalog);
 }
@@ -91,14 +88,14 @@ static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t finger
 {
 	struct gmm__verdict verdict = { .kind = GMM__VERDICT_UNIQUE, .fingerprint = fingerprint };
 
-	verdict.page = gmm__shared_find(&catalog->shared, fingerprint);
-	if (verdict.page != GMM__NIL) {
-		verdict.kind = GMM__VERDICT_JOIN;
+	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
+	if (!hint) {
+		gmm__page_index_put(&catalog->index, fingerprint, self);
 		return verdict;
 	}
-	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
-	if (!hint) {
-		gmm__candidates_put(&catalog->candidates, fingerprint, self);
+	if (gmm__index_is_shared(hint)) {
+		verdict.kind = GMM__VERDICT_JOIN;
+		verdict.page = hint->page;
 		return verdict;
 	}
 	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
@@ -107,7 +104,6 @@ static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t finger
 	if (usable) {
 		verdict.kind = GMM__VERDICT_TWIN;
 		verdict.page = hint->page;
-		catalog->twins += !settle;
 	}
 	if (state == GMM_PAGE_UNIQUE || !usable || settle)
 		hint->page = self;
@@ -132,13 +128,13 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 
 bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self)
 {
-	if (gmm__shared_find(&catalog->shared, fingerprint) != GMM__NIL)
-		return true;
-	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
+	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
 	if (!hint) {
-		gmm__candidates_put(&catalog->candidates, fingerprint, self);
+		gmm__page_index_put(&catalog->index, fingerprint, self);
 		return false;
 	}
+	if (gmm__index_is_shared(hint))
+		return true;
 	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
 				    hint_state(catalog, fingerprint, hint->page);
 	/* A small page keeps its place: other small ones are to find it. */
@@ -150,23 +146,17 @@ bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm
 void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin)
 {
 	gmm__lock_take(&catalog->lock);
-	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
-	if (hint && hint->page == self)
+	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
+	if (hint && !gmm__index_is_shared(hint) && hint->page == self)
 		hint->page = twin;
 	gmm__lock_give(&catalog->lock);
 }
 
-int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass)
+int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t pages)
 {
-	urcu_bp_read_lock(); /* a growing index asks which of its entries are stale */
+	urcu_bp_read_lock(); /* a growing index asks which of its candidates are stale */
 	gmm__lock_take(&catalog->lock);
-	int rc = gmm__candidates_reserve(&catalog->candidates, domain_pages);
-	if (catalog->prepared != pass) {
-		if (rc == 0 && catalog->twins)
-			rc = gmm__shared_reserve(&catalog->shared, catalog->twins / 2);
-		catalog->twins = 0;
-		catalog->prepared = pass;
-	}
+	int rc = gmm__page_index_reserve(&catalog->index, pages);
 	gmm__lock_give(&catalog->lock);
 	urcu_bp_read_unlock();
 	return rc;
@@ -174,15 +164,20 @@ int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, ui
 
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page)
 {
+	urcu_bp_read_lock(); /* it may grow */
 	gmm__lock_take(&catalog->lock);
-	gmm__shared_put(&catalog->shared, fingerprint, page); /* without memory others just do not find it */
+	gmm__page_index_share(&catalog->index, fingerprint, page); /* without memory others just do not find it */
 	gmm__lock_give(&catalog->lock);
+	urcu_bp_read_unlock();
 }
 
-static void relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__page_id to, uint32_t fingerprint)
+gmm__page_id gmm__catalog_find_shared(struct gmm__catalog *catalog, uint32_t fingerprint)
 {
-	if (gmm__shared_remove(&catalog->shared, fingerprint, from))
-		gmm__shared_put(&catalog->shared, fingerprint, to);
+	gmm__lock_take(&catalog->lock);
+	const struct gmm__index_entry *entry = gmm__page_index_find(&catalog->index, fingerprint);
+	gmm__page_id page = entry && gmm__index_is_shared(entry) ? entry->page : GMM__NIL;
+	gmm__lock_give(&catalog->lock);
+	return page;
 }
 
 void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__page_id to)
@@ -192,8 +187,8 @@ void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__p
 	struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
 
 	gmm__lock_take(&catalog->lock);
-	relist(catalog, from, to, sample.fingerprint);
-	relist(catalog, from, to, whole.fingerprint);
+	gmm__page_index_replace(&catalog->index, sample.fingerprint, from, to);
+	gmm__page_index_replace(&catalog->index, whole.fingerprint, from, to);
 	gmm__lock_give(&catalog->lock);
 }
 
@@ -214,17 +209,6 @@ void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm_
 	if (catalog->pool->mirror || has_fingerprint(catalog, page, fingerprint))
 		return;
 	gmm__lock_take(&catalog->lock);
-	gmm__shared_remove(&catalog->shared, fingerprint, page);
+	gmm__page_index_replace(&catalog->index, fingerprint, page, GMM__NIL);
 	gmm__lock_give(&catalog->lock);
-}
-
-void gmm__catalog_reap(struct gmm__catalog *catalog)
-{
-	gmm__lock_take(&catalog->lock);
-	struct gmm__shared_table *tables = gmm__shared_take_retired(&catalog->shared);
-	gmm__lock_give(&catalog->lock);
-	if (!tables)
-		return;
-	urcu_bp_synchronize_rcu();
-	gmm__shared_free(&catalog->gmm->mem, tables);
 }

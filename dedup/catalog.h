@@ -8,21 +8,17 @@
 #ifndef DEDUP_CATALOG_H
 #define DEDUP_CATALOG_H
 
-#include "dedup/candidate_index.h"
 #include "dedup/digest.h"
 #include "dedup/fill_extents.h"
-#include "dedup/shared_index.h"
+#include "dedup/page_index.h"
 #include "gmm/instance.h"
 
 struct gmm__catalog {
 	struct gmm *gmm;
 	struct gmm__pool *pool;
 	struct gmm__secret secret;
-	struct gmm__lock lock;              /* guards what follows, for writers */
-	uint32_t twins;                    /* found in this pass: about two for each page to be promoted in the next */
-	uint64_t prepared;                 /* number of the pass it was last prepared for */
-	struct gmm__candidates candidates;
-	struct gmm__shared_index shared;
+	struct gmm__lock lock;              /* guards what follows */
+	struct gmm__page_index index;
 	struct gmm__fill_extents fills;
 };
 
@@ -47,9 +43,8 @@ struct gmm__verdict {
 	uint64_t word;
 };
 
-/* Makes the indexes fit for the domain as it is and, once a pass, for the merges to come. Passes count from 1. 0, or
- * -ENOMEM: hints will be lost. */
-int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t domain_pages, uint64_t pass);
+/* Makes the index fit for a domain of so many pages. 0, or -ENOMEM: hints will be lost. */
+int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t pages);
 
 /* A page just digested: `self` is its page id in its seeded chunk. Call with the lock and inside an RCU section. */
 struct gmm__verdict gmm__catalog_offer(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
@@ -75,7 +70,7 @@ void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__p
 /* The shared page turned out to be gone or not to have the fingerprint it is listed under: forget that entry if so. */
 void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 
-/* Frees what was retired, after a grace period. Not inside an RCU section. */
-void gmm__catalog_reap(struct gmm__catalog *catalog);
+/* The shared page with this fingerprint, or NIL. It may be gone: see gmm__pool_ref. */
+gmm__page_id gmm__catalog_find_shared(struct gmm__catalog *catalog, uint32_t fingerprint);
 
 #endif

@@ -27,9 +27,9 @@ bool gmm__digest_is_fill(const uint8_t *bytes)
 
 static uint32_t fingerprint_from(uint64_t hash)
 {
-	uint32_t fingerprint = (uint32_t)(hash >> 32);
+	uint32_t fingerprint = (uint32_t)(hash >> 32) & ~1u;
 
-	return fingerprint ? fingerprint : 1;
+	return fingerprint ? fingerprint : 2;
 }
 
 static uint32_t fingerprint_of(const void *bytes, size_t size, const struct gmm__secret *secret)

@@ -1,7 +1,7 @@
 /* Digest: what a page's bytes are, as a hint.
  *
  * A sample of 256 bytes, four irregular cache lines chosen by the domain's secret, tells most pages apart at a sixteenth
- * of the memory traffic. A sample that repeats one word says zero or fill page; any other gives a fingerprint, 32 bits of
+ * of the memory traffic. A sample that repeats one word says zero or fill page; any other gives a fingerprint, 31 bits of
  * a keyed XXH3. The whole page is digested only when a sample has proved too coarse: the page was taken for equal to
  * another one and was not. Neither decides anything: pages are compared byte for byte before they share.
  */
@@ -26,7 +26,7 @@ enum gmm__digest_kind { GMM__DIGEST_ZERO, GMM__DIGEST_FILL, GMM__DIGEST_OTHER };
 
 struct gmm__digest {
 	enum gmm__digest_kind kind;
-	uint32_t fingerprint; /* never 0 */
+	uint32_t fingerprint; /* even, and never 0 */
 	uint64_t word;        /* ZERO, FILL: the word it repeats */
 };
 

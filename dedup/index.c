@@ -88,8 +88,7 @@ static void prefetch(const struct indexing *in, uint32_t i)
 			      in->region->slot->value[in->region->first + i] : 0;
 	if (fingerprint == 0)
 		return;
-	gmm__candidates_prefetch(&in->catalog->candidates, fingerprint);
-	gmm__shared_prefetch(&in->catalog->shared, fingerprint);
+	gmm__page_index_prefetch(&in->catalog->index, fingerprint);
 }
 
 uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,

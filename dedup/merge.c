@@ -122,10 +122,7 @@ static bool is_shared_by_now(const struct piece *p, uint32_t page)
 
 	if (!worker || worker->engine->workers == 1)
 		return false;
-	gmm__lock_take(&catalog->lock);
-	bool shared = gmm__shared_find(&catalog->shared, p->slot->value[page]) != GMM__NIL;
-	gmm__lock_give(&catalog->lock);
-	return shared;
+	return gmm__catalog_find_shared(catalog, p->slot->value[page]) != GMM__NIL;
 }
 
 /* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin cannot be looked at
@@ -161,7 +158,7 @@ static void reserve_fresh(const struct piece *p, struct part *part)
 	const struct gmm__worker *worker = p->merge->worker;
 
 	for (uint32_t i = 0; i < part->count; i++) /* they are published when their bytes have been copied */
-		gmm__shared_prefetch(&p->merge->catalog->shared, p->slot->value[p->first + part->at + i]);
+		gmm__page_index_prefetch(&p->merge->catalog->index, p->slot->value[p->first + part->at + i]);
 
 	part->fresh = true;
 	part->count = gmm__pool_reserve_at(p->merge->catalog->pool, worker ? worker->number : 0, part->count, &part->page);

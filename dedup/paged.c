@@ -28,10 +28,7 @@ int gmm_vm_share_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id *ret_shar
 	int status = gmm__paged_enter(vm);
 	if (status != GMM_OK)
 		return status;
-	status = gmm__paged_leave(vm, share(vm, page, ret_shared));
-	if (status == GMM_OK)
-		gmm__catalog_reap(vm->domain->catalog);
-	return status;
+	return gmm__paged_leave(vm, share(vm, page, ret_shared));
 }
 
 int gmm_vm_join_page(struct gmm_vm *vm, gmm_page_id page, gmm_page_id shared, bool *ret_joined)

@@ -221,7 +221,6 @@ static int clone_piece(struct piece *p)
 		give(p); /* also on failure: references go where they belong */
 	}
 	gmm__lock_give(&gmm->tidy_lock);
-	gmm__catalog_reap(p->from->domain->catalog);
 	return status;
 }
 

@@ -18,14 +18,6 @@ static bool equals_shared(struct gmm__catalog *catalog, gmm__page_id shared, con
 	return equal;
 }
 
-static gmm__page_id shared_of(struct gmm__catalog *catalog, uint32_t fingerprint)
-{
-	urcu_bp_read_lock();
-	gmm__page_id shared = gmm__shared_find(&catalog->shared, fingerprint);
-	urcu_bp_read_unlock();
-	return shared;
-}
-
 static gmm__page_id extent_of(struct gmm__catalog *catalog, uint64_t word)
 {
 	gmm__lock_take(&catalog->lock);
@@ -38,13 +30,13 @@ static gmm__page_id extent_of(struct gmm__catalog *catalog, uint64_t word)
 gmm__page_id gmm__paged_lookup_shared(struct gmm__catalog *catalog, const uint8_t *bytes)
 {
 	struct gmm__digest sample = gmm__digest_sample(bytes, &catalog->secret);
-	gmm__page_id page = shared_of(catalog, sample.fingerprint);
+	gmm__page_id page = gmm__catalog_find_shared(catalog, sample.fingerprint);
 
 	if (equals_shared(catalog, page, bytes))
 		return page;
 	/* The sample does not tell it from that one; its equals are listed under their whole digest then. */
 	if (page != GMM__NIL)
-		page = shared_of(catalog, gmm__digest_whole(bytes, &catalog->secret).fingerprint);
+		page = gmm__catalog_find_shared(catalog, gmm__digest_whole(bytes, &catalog->secret).fingerprint);
 	if (equals_shared(catalog, page, bytes))
 		return page;
 	page = sample.kind == GMM__DIGEST_FILL ? extent_of(catalog, sample.word) : GMM__NIL;
@@ -104,20 +96,23 @@ static enum hinted look_at(const struct gmm_vm *vm, const struct gmm__backend *b
 	return hinted;
 }
 
-/* The hint under a fingerprint; `self` becomes it when there is none but `stale` (NIL: none at all). */
-static gmm__page_id hint_of(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id stale)
+/* The private page under a fingerprint; `self` becomes it when there is none but `stale` (NIL: none at all). *ret_shared:
+ * a shared page is there. */
+static gmm__page_id hint_of(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id stale,
+			    bool *ret_shared)
 {
 	gmm__page_id page = GMM__NIL;
 
-	urcu_bp_read_lock(); /* a growing index asks which of its entries are stale */
+	urcu_bp_read_lock(); /* a growing index asks which of its candidates are stale */
 	gmm__lock_take(&catalog->lock);
-	struct gmm__candidate *hint = gmm__candidates_find(&catalog->candidates, fingerprint);
-	if (!hint)
-		gmm__candidates_put(&catalog->candidates, fingerprint, self);
-	else if (stale != GMM__NIL && hint->page == stale)
-		hint->page = self;
-	else
-		page = hint->page;
+	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
+	*ret_shared = hint && gmm__index_is_shared(hint);
+	if (!hint) {
+		gmm__page_index_put(&catalog->index, fingerprint, self);
+	} else if (!*ret_shared) {
+		page = hint->page == stale ? GMM__NIL : hint->page;
+		hint->page = hint->page == stale ? self : hint->page;
+	}
 	gmm__lock_give(&catalog->lock);
 	urcu_bp_read_unlock();
 	return page;
@@ -128,15 +123,15 @@ static gmm__page_id twin_of(const struct gmm_vm *vm, const struct gmm__backend *
 			    gmm__page_id self, const uint8_t *bytes, bool *ret_collides)
 {
 	struct gmm__catalog *catalog = vm->domain->catalog;
-	gmm__page_id twin = hint_of(catalog, fingerprint, self, GMM__NIL);
+	/* A shared page that was not equal: the fingerprint does not tell them apart. */
+	gmm__page_id twin = hint_of(catalog, fingerprint, self, GMM__NIL, ret_collides);
 
-	*ret_collides = false;
 	if (twin == GMM__NIL || twin == self)
 		return GMM__NIL;
 	enum hinted hinted = look_at(vm, backend, twin, fingerprint, bytes);
-	if (hinted == HINT_STALE)
-		hint_of(catalog, fingerprint, self, twin);
 	*ret_collides = hinted == HINT_OTHER;
+	if (hinted == HINT_STALE)
+		hint_of(catalog, fingerprint, self, twin, ret_collides);
 	return hinted == HINT_EQUAL ? twin : GMM__NIL;
 }
 
@@ -171,11 +166,7 @@ void gmm__paged_lookup_prepare(struct gmm_vm *vm, uint64_t pages)
 	struct gmm__catalog *catalog = vm->domain->catalog;
 	uint64_t all = vm->domain->pages + vm->domain->paged_pages + pages;
 
-	urcu_bp_read_lock();
-	gmm__lock_take(&catalog->lock);
-	gmm__candidates_reserve(&catalog->candidates, all); /* without memory hints are lost */
-	gmm__lock_give(&catalog->lock);
-	urcu_bp_read_unlock();
+	gmm__catalog_prepare(catalog, all);
 }
 
 bool gmm__paged_lookup_wake(const struct gmm__catalog *catalog, gmm__page_id page)

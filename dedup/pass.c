@@ -198,7 +198,6 @@ static void scan_paged(struct gmm__worker *worker, struct gmm_vm *vm)
 		gmm__paged_digest(worker);
 		keep_budget(worker, vm, NULL);
 	}
-	gmm__catalog_reap(vm->domain->catalog);
 	gmm__fork_reap(vm->domain, worker->gmm);
 }
 
@@ -236,10 +235,9 @@ static void scan_vm(struct gmm__worker *worker, struct gmm_vm *vm)
 		gmm__fork_reap(vm->domain, engine->gmm);
 		return;
 	}
-	if (!engine->gmm->remote && gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages, engine->passes + 1) != 0)
-		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", vm->domain->name);
+	if (!engine->gmm->remote && gmm__catalog_prepare(vm->domain->catalog, vm->domain->pages) != 0)
+		gmm__log(engine->gmm, GMM_LOG_WARNING, "no memory for the index of domain %s", vm->domain->name);
 	scan_slots(worker, vm);
-	gmm__catalog_reap(vm->domain->catalog);
 	gmm__fork_reap(vm->domain, engine->gmm);
 }
 

@@ -156,7 +156,7 @@ static void publish_page(struct gmm__catalog *catalog, gmm__page_id page, const 
 			extent->pages++;
 		gmm__lock_give(&catalog->lock);
 	}
-	if (gmm__shared_find(&catalog->shared, digest.fingerprint) == GMM__NIL)
+	if (gmm__catalog_find_shared(catalog, digest.fingerprint) == GMM__NIL)
 		gmm__catalog_publish(catalog, digest.fingerprint, page);
 }
 
@@ -263,7 +263,6 @@ void gmm__pools_tick(struct gmm__service *service)
 			free_pooled(pooled, true);
 			continue;
 		}
-		gmm__catalog_reap(pooled->domain->catalog);
 		if (!pooled->recovering)
 			sweep(pooled);
 	}

@@ -379,8 +379,8 @@ static int make_slot(struct gmm__session *s, const struct gmm__wire_slot_add *ad
 	s->user->ram_pages += add->pages;
 	s->slot[add->slot]->owner = s;
 	s->slot[add->slot]->number = add->slot;
-	if (gmm__catalog_prepare(domain->catalog, domain->pages, 1) != 0)
-		gmm__log(s->service->gmm, GMM_LOG_WARNING, "no memory for the indexes of domain %s", domain->name);
+	if (gmm__catalog_prepare(domain->catalog, domain->pages) != 0)
+		gmm__log(s->service->gmm, GMM_LOG_WARNING, "no memory for the index of domain %s", domain->name);
 	return GMM_OK;
 }
 

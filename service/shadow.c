@@ -446,7 +446,7 @@ static int take_promote(struct gmm__session *s, const void *packet, size_t size,
 /* Somebody else may have promoted the same bytes since the verdict. */
 static gmm__page_id find_same(const struct promoting *p, uint32_t k)
 {
-	gmm__page_id page = gmm__shared_find(&p->catalog->shared, fingerprint_of(p, k));
+	gmm__page_id page = gmm__catalog_find_shared(p->catalog, fingerprint_of(p, k));
 
 	if (page == GMM__NIL || gmm__pool_ref(p->catalog->pool, page, 1) == 0)
 		return GMM__NIL;
@@ -551,7 +551,7 @@ static void reshare_one(struct answering *a, uint32_t i)
 {
 	const struct gmm__finding *f = &a->s->service->finding[i];
 	struct gmm__catalog *catalog = a->region->slot->vm->domain->catalog;
-	gmm__page_id page = gmm__shared_find(&catalog->shared, f->fingerprint);
+	gmm__page_id page = gmm__catalog_find_shared(catalog, f->fingerprint);
 
 	if (page == GMM__NIL && f->found == GMM__FOUND_FILL) {
 		gmm__lock_take(&catalog->lock);

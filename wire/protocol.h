@@ -41,7 +41,7 @@
 #include <stdint.h>
 
 enum {
-	GMM__WIRE_VERSION = 2,
+	GMM__WIRE_VERSION = 3,
 	GMM__WIRE_MAX = 160 * 1024,       /* bytes of a packet, header included */
 	GMM__WIRE_NAME = 64,              /* bytes of a name, with the final 0; the rest is 0 too */
 	GMM__WIRE_TOKEN = 16,

@@ -75,7 +75,7 @@ START_TEST(false_fingerprint_of_a_shared_page)
 	assert_state(b, 0, GMM_PAGE_RACED);
 	ck_assert_uint_eq(record_of(a->slot->value[1]).references, 2);
 	/* The shared page is what the fingerprint says, so that others go on finding it. */
-	ck_assert_uint_eq(gmm__shared_find(&a->vm->domain->catalog->shared, fingerprint), a->slot->value[1]);
+	ck_assert_uint_eq(gmm__catalog_find_shared(a->vm->domain->catalog, fingerprint), a->slot->value[1]);
 	fake_passes(4);
 	assert_state(b, 0, GMM_PAGE_UNIQUE);
 	fake_close();
@@ -113,7 +113,7 @@ START_TEST(entry_of_a_page_with_other_bytes)
 	gmm__slot_set(b->slot, 0, GMM_PAGE_NOMINATED, fingerprint);
 	fake_passes(1);
 	assert_state(b, 0, GMM_PAGE_RACED);
-	ck_assert_uint_eq(gmm__shared_find(&a->vm->domain->catalog->shared, fingerprint), GMM__NIL);
+	ck_assert_uint_eq(gmm__catalog_find_shared(a->vm->domain->catalog, fingerprint), GMM__NIL);
 	ck_assert_uint_eq(record_of(a->slot->value[2]).references, 2);
 	fake_passes(4);
 	assert_state(b, 0, GMM_PAGE_UNIQUE);

@@ -1,0 +1,230 @@
+/* Page index: a bucketed open-addressing table, in fingerprint order but for overflow. */
+#include "dedup/page_index.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A neighbourhood is a bucket and the next ones; the last bucket has its own behind it, so that nothing wraps. With so many
+ * the table can be filled to four fifths before one of them is full; with a quarter of them, to three. */
+enum { PROBES = 64, PLACES = PROBES * GMM__BUCKET };
+
+static size_t bytes_of(uint64_t buckets)
+{
+	return buckets ? (buckets + PROBES) * GMM__BUCKET * sizeof(struct gmm__index_entry) : 0;
+}
+
+/* What a peer says may be no fingerprint of ours. */
+static uint32_t key_of(uint32_t fingerprint)
+{
+	uint32_t key = fingerprint & ~(uint32_t)GMM__INDEX_SHARED;
+
+	return key ? key : GMM__INDEX_SHARED << 1;
+}
+
+static bool has_key(const struct gmm__index_entry *entry, uint32_t key)
+{
+	return (entry->key & ~(uint32_t)GMM__INDEX_SHARED) == key && entry->page != GMM__NIL;
+}
+
+static struct gmm__index_entry *neighbourhood(const struct gmm__page_index *index, uint32_t key)
+{
+	return index->entry + ((uint64_t)key * index->buckets >> 32) * GMM__BUCKET;
+}
+
+void gmm__page_index_destroy(struct gmm__page_index *index)
+{
+	gmm__mem_unreserve(index->mem, index->entry, index->reserved_bytes);
+	gmm__mem_count(index->mem, -(ptrdiff_t)bytes_of(index->buckets));
+	index->entry = NULL;
+	index->buckets = 0;
+}
+
+void gmm__page_index_prefetch(const struct gmm__page_index *index, uint32_t fingerprint)
+{
+	if (index->buckets)
+		__builtin_prefetch(neighbourhood(index, key_of(fingerprint)));
+}
+
+/* The next entry with the key, from `entry` on to the end of the neighbourhood; NULL without one. */
+static struct gmm__index_entry *find_from(struct gmm__index_entry *entry, const struct gmm__index_entry *end, uint32_t key)
+{
+	for (; entry < end && entry->key; entry++)
+		if (has_key(entry, key))
+			return entry;
+	return NULL;
+}
+
+struct gmm__index_entry *gmm__page_index_find(const struct gmm__page_index *index, uint32_t fingerprint)
+{
+	uint32_t key = key_of(fingerprint);
+	struct gmm__index_entry *start = index->buckets ? neighbourhood(index, key) : NULL;
+
+	/* A candidate is only put where there is no entry, and a shared page takes a candidate's: the first one will do. */
+	return start ? find_from(start, start + PLACES, key) : NULL;
+}
+
+static bool is_stale(const struct gmm__page_index *index, const struct gmm__index_entry *entry)
+{
+	return !gmm__index_is_shared(entry) && index->stale(index->stale_arg, entry);
+}
+
+/* The first place of the neighbourhood that is free, or stale when told to look for that; NULL without one. */
+static struct gmm__index_entry *find_place(const struct gmm__page_index *index, uint32_t key, bool stale)
+{
+	struct gmm__index_entry *entry = neighbourhood(index, key);
+
+	for (int i = 0; i < PLACES; i++)
+		if (!entry[i].key || entry[i].page == GMM__NIL || (stale && is_stale(index, &entry[i])))
+			return &entry[i];
+	return NULL;
+}
+
+/* Where there is no place some candidate is forgotten, the next time another one. False if all are shared pages. */
+static bool evict(struct gmm__index_entry *start, struct gmm__index_entry entry)
+{
+	struct gmm__index_entry *last = NULL;
+
+	for (int i = 0; i < PLACES && (i < GMM__BUCKET || !last); i++) {
+		if (gmm__index_is_shared(&start[i]))
+			continue;
+		if (last)
+			*last = start[i];
+		last = &start[i];
+	}
+	if (last)
+		*last = entry;
+	return last;
+}
+
+static bool put_or_evict(struct gmm__page_index *index, struct gmm__index_entry entry)
+{
+	uint32_t key = entry.key & ~(uint32_t)GMM__INDEX_SHARED;
+	struct gmm__index_entry *place = find_place(index, key, false);
+
+	if (!place)
+		place = find_place(index, key, true);
+	if (!place)
+		return evict(neighbourhood(index, key), entry);
+	*place = entry;
+	return true;
+}
+
+static void put_again(struct gmm__page_index *index, struct gmm__index_entry entry)
+{
+	if (entry.key && entry.page != GMM__NIL && !is_stale(index, &entry))
+		put_or_evict(index, entry);
+}
+
+enum { GROW_PART = 4, LOW = (GROW_PART + 1) * PLACES };
+
+/* Spreads the entries over a quarter more buckets, or even more, in place and from the last one down. Neighbourhoods move
+ * up by a quarter of their place: from entry LOW on, each finds its new one free of entries that have not moved
+ * yet, however far it lay from its old one's beginning. Those below wait aside. */
+static void spread(struct gmm__page_index *index, uint32_t buckets)
+{
+	size_t old = bytes_of(index->buckets) / sizeof *index->entry, low = old < LOW ? old : LOW;
+	struct gmm__index_entry aside[LOW];
+
+	gmm__mem_count(index->mem, (ptrdiff_t)(bytes_of(buckets) - bytes_of(index->buckets)));
+	index->buckets = buckets;
+	memcpy(aside, index->entry, low * sizeof *aside);
+	memset(index->entry, 0, low * sizeof *aside);
+	for (size_t i = old; i-- > low;) {
+		struct gmm__index_entry entry = index->entry[i];
+		index->entry[i].key = 0;
+		put_again(index, entry);
+	}
+	for (size_t i = 0; i < low; i++)
+		put_again(index, aside[i]);
+}
+
+static uint64_t grown(const struct gmm__page_index *index)
+{
+	return index->buckets + index->buckets / GROW_PART + 1ull;
+}
+
+/* Moves the table to where it may grow to so many buckets. */
+static int make_room(struct gmm__page_index *index, uint64_t most)
+{
+	struct gmm__page_index moved = *index;
+
+	if (bytes_of(most) <= index->reserved_bytes)
+		return 0;
+	if (most > UINT32_MAX)
+		return -ENOMEM;
+	moved.reserved_bytes = bytes_of(most);
+	moved.entry = gmm__mem_reserve(moved.mem, moved.reserved_bytes);
+	if (!moved.entry)
+		return -ENOMEM;
+	if (index->buckets)
+		memcpy(moved.entry, index->entry, bytes_of(index->buckets));
+	gmm__mem_unreserve(index->mem, index->entry, index->reserved_bytes);
+	*index = moved;
+	return 0;
+}
+
+int gmm__page_index_reserve(struct gmm__page_index *index, uint64_t pages)
+{
+	uint64_t buckets = pages * 5 / 8 / GMM__BUCKET + 1;
+	int rc = make_room(index, pages * 3 / 2 / GMM__BUCKET + 1);
+
+	if (rc == 0 && buckets > index->buckets)
+		spread(index, (uint32_t)(buckets > grown(index) ? buckets : grown(index)));
+	return rc;
+}
+
+static bool has_place(const struct gmm__page_index *index, uint32_t key)
+{
+	return index->buckets && (find_place(index, key, false) || find_place(index, key, true));
+}
+
+/* False if no address space is left. */
+static bool grow(struct gmm__page_index *index)
+{
+	if (bytes_of(grown(index)) > index->reserved_bytes)
+		return false;
+	spread(index, (uint32_t)grown(index));
+	return true;
+}
+
+void gmm__page_index_put(struct gmm__page_index *index, uint32_t fingerprint, gmm__page_id page)
+{
+	uint32_t key = key_of(fingerprint);
+
+	if (!index->buckets)
+		return;
+	if (!has_place(index, key))
+		grow(index);
+	put_or_evict(index, (struct gmm__index_entry){ key, page });
+}
+
+int gmm__page_index_share(struct gmm__page_index *index, uint32_t fingerprint, gmm__page_id page)
+{
+	enum { BUCKETS_MIN = 1024 }; /* of address space */
+	uint32_t key = key_of(fingerprint);
+	struct gmm__index_entry entry = { key | GMM__INDEX_SHARED, page };
+	struct gmm__index_entry *there = gmm__page_index_find(index, fingerprint);
+
+	if (there && !gmm__index_is_shared(there)) {
+		*there = entry;
+		return 0;
+	}
+	/* A pool may be taken over before there is any VM to say how large the domain is. */
+	while (!has_place(index, key))
+		if (!grow(index) && make_room(index, BUCKETS_MIN + 2ull * index->buckets) != 0)
+			break;
+	return index->buckets && put_or_evict(index, entry) ? 0 : -ENOMEM;
+}
+
+bool gmm__page_index_replace(struct gmm__page_index *index, uint32_t fingerprint, gmm__page_id page, gmm__page_id to)
+{
+	uint32_t key = key_of(fingerprint);
+	struct gmm__index_entry *start = index->buckets ? neighbourhood(index, key) : NULL, *end = start + PLACES;
+	struct gmm__index_entry *entry = start ? find_from(start, end, key) : NULL;
+
+	while (entry && (entry->page != page || !gmm__index_is_shared(entry)))
+		entry = find_from(entry + 1, end, key);
+	if (entry)
+		entry->page = to;
+	return entry;
+}
