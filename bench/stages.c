@@ -95,7 +95,7 @@ static void index_found(struct stages *stages, const struct gmm__region *region)
 	gmm__account_findings(region, stages->finding, &stages->progress);
 	urcu_bp_read_lock();
 	start_ns = gmm__host_now_ns();
-	gmm__index_region(stages->catalog, stages->backend, region, stages->finding, false, stages->verdict);
+	gmm__index_region(stages->catalog, stages->backend, region, stages->finding, false, NULL, stages->verdict);
 	end_ns = gmm__host_now_ns();
 	urcu_bp_read_unlock();
 	stages->index.ns += end_ns - start_ns;

@@ -143,12 +143,18 @@ bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm
 	return state != GMM_PAGE_STATES;
 }
 
+void gmm__catalog_put_back(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin)
+{
+	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
+
+	if (hint && !gmm__index_is_shared(hint) && hint->page == self)
+		hint->page = twin;
+}
+
 void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin)
 {
 	gmm__lock_take(&catalog->lock);
-	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
-	if (hint && !gmm__index_is_shared(hint) && hint->page == self)
-		hint->page = twin;
+	gmm__catalog_put_back(catalog, fingerprint, self, twin);
 	gmm__lock_give(&catalog->lock);
 }
 

@@ -20,6 +20,7 @@ struct gmm__catalog {
 	struct gmm__lock lock;              /* guards what follows */
 	struct gmm__page_index index;
 	struct gmm__fill_extents fills;
+	struct gmm__promotions *promotions; /* under way, where there are several workers (dedup/promotions.h) */
 };
 
 struct gmm__catalog *gmm__catalog_new(struct gmm *gmm, struct gmm__domain *domain);
@@ -56,6 +57,9 @@ struct gmm__verdict gmm__catalog_settle(struct gmm__catalog *catalog, uint32_t f
 /* A page of a huge page, sampled: true if an equal one is known. Huge pages' pages are hints for each other only: they
  * cannot be merged as they are. Call with the lock and inside an RCU section. */
 bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self);
+
+/* Page `self`, which was settled, waits for `twin`: that one is the hint again. With the lock. */
+void gmm__catalog_put_back(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin);
 
 /* Page `self` is to be promoted at once and its twin does not know of it: the twin stays the hint, so that `self` finds it
  * again if it has to wait. */

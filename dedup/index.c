@@ -63,16 +63,28 @@ static bool is_under_way(const struct gmm__verdict *verdict)
 	return verdict->kind == GMM__VERDICT_PROMOTE || (verdict->kind == GMM__VERDICT_NONE && verdict->page != GMM__NIL);
 }
 
-/* True if the page has to wait: its twin in this very region is being promoted, and it is to join that. */
+/* Another worker is promoting the twin. The twin stays the hint, by which the page finds it again or its shared page. */
+static bool waits_for_other(const struct indexing *in, const struct gmm__verdict *mine, uint32_t page)
+{
+	if (!gmm__promotions_has(in->catalog->promotions, mine->page))
+		return false;
+	gmm__catalog_put_back(in->catalog, mine->fingerprint, gmm__slot_page_id(in->region->slot, page), mine->page);
+	return true;
+}
+
+/* True if the page has to wait: its twin, in this very region or another worker's, is being promoted, and it is to join
+ * that. */
 static bool index_waiting(const struct indexing *in, const struct gmm__backend *backend, uint32_t page,
 			  struct gmm__verdict *verdict)
 {
 	struct gmm__verdict *mine = &verdict[page - in->region->first];
 
 	*mine = settle(in, backend, page);
+	if (mine->kind != GMM__VERDICT_PROMOTE)
+		return false;
 	uint32_t twin = mine->page - gmm__slot_page_id(in->region->slot, in->region->first);
-	if (mine->kind != GMM__VERDICT_PROMOTE || twin >= in->region->count || twin == page - in->region->first ||
-	    !is_under_way(&verdict[twin]))
+	bool here = twin < in->region->count;
+	if (here ? twin == page - in->region->first || !is_under_way(&verdict[twin]) : !waits_for_other(in, mine, page))
 		return false;
 	mine->kind = GMM__VERDICT_NONE;
 	return true;
@@ -91,15 +103,35 @@ static void prefetch(const struct indexing *in, uint32_t i)
 	gmm__page_index_prefetch(&in->catalog->index, fingerprint);
 }
 
+/* What others must know before the lock is given back: the promotions, and that pages wait no longer. Whoever promotes a copy
+ * of one of those nominates it again. */
+static void tell_others(const struct indexing *in, const struct gmm__verdict *verdict, struct gmm__promotions *promotions)
+{
+	struct gmm__slot *slot = in->region->slot;
+
+	memset(promotions->promoted, 0, sizeof promotions->promoted);
+	promotions->first = gmm__slot_page_id(slot, in->region->first);
+	for (uint32_t i = 0; i < in->region->count; i++) {
+		uint32_t page = in->region->first + i;
+		if (is_under_way(&verdict[i]))
+			promotions->promoted[i / 64] |= 1ull << i % 64;
+		else if (verdict[i].kind == GMM__VERDICT_ALONE)
+			gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, slot->value[page]);
+	}
+	gmm__promotions_begin(&in->catalog->promotions, promotions);
+}
+
 uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backend *backend,
 		       const struct gmm__region *region, const struct gmm__finding *finding, bool with_budget,
-		       struct gmm__verdict *ret_verdict)
+		       struct gmm__promotions *promotions, struct gmm__verdict *ret_verdict)
 {
 	struct indexing in = { catalog, region, finding };
 	uint32_t deferred = 0;
 
 	memset(ret_verdict, 0, region->count * sizeof *ret_verdict);
 	gmm__lock_take(&catalog->lock);
+	if (promotions)
+		gmm__promotions_end(&catalog->promotions, promotions);
 	for (uint32_t i = 0; i < region->count;) {
 		uint32_t page = region->first + i;
 		enum gmm_page_state state = gmm__slot_state(region->slot, page);
@@ -123,6 +155,8 @@ uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backe
 			i++;
 		}
 	}
+	if (promotions)
+		tell_others(&in, ret_verdict, promotions);
 	gmm__lock_give(&catalog->lock);
 	return deferred;
 }

@@ -9,6 +9,7 @@
 
 #include "dedup/engine.h"
 #include "dedup/verify.h"
+#include "dedup/visit.h"
 
 /* Pages of one run in a piece. */
 struct part {
@@ -28,7 +29,7 @@ struct piece {
 	uint32_t count;              /* sum of the parts */
 	uint32_t parts;
 	uint64_t mappings;           /* VMAs that it adds */
-	struct gmm__slot *twins;     /* claimed while promotions look at their twins in it, unless it is the own VM's */
+	struct gmm__slot *twins;     /* visited while promotions look at their twins in it */
 	struct part part[GMM__FREEZE_PAGES];
 	bool equal[GMM__FREEZE_PAGES];
 	bool filled[GMM__FREEZE_PAGES];
@@ -52,21 +53,37 @@ static bool is_waiting(const struct piece *p, uint32_t page)
 	return gmm__slot_state(p->slot, page) == GMM_PAGE_NOMINATED && !(p->slot->state[page] & GMM__FLAGS_REFUSED);
 }
 
-/* The slot of a twin, with its VM claimed unless it is the caller's own; NULL when it is gone or somebody else has the
- * claim. */
-static struct gmm__slot *claim_twin(const struct gmm__merge *m, gmm__page_id twin, const struct gmm_vm *own)
+/* The slot of a twin, by try_claim or visit; NULL when it is gone or could not be had. */
+static struct gmm__slot *find_twin(const struct gmm__merge *m, gmm__page_id twin, bool (*take)(struct gmm__slot *slot))
 {
 	urcu_bp_read_lock();
 	struct gmm__slot *slot = gmm__chunk_table_slot(&m->gmm->chunks, gmm__page_chunk(twin));
-	if (slot && (slot->vm->domain->catalog != m->catalog || (slot->vm != own && !gmm__vm_try_claim(slot->vm))))
+	if (slot && (slot->vm->domain->catalog != m->catalog || !take(slot)))
 		slot = NULL;
-	if (slot && slot->dead) { /* it may be freed as soon as we leave the section */
-		if (slot->vm != own)
-			gmm__vm_release(slot->vm);
-		slot = NULL;
-	}
-	urcu_bp_read_unlock(); /* the claim keeps it from now on */
+	urcu_bp_read_unlock(); /* what was taken keeps it from now on */
 	return slot;
+}
+
+static bool try_claim(struct gmm__slot *slot)
+{
+	if (!gmm__vm_try_claim(slot->vm))
+		return false;
+	bool dead = slot->dead; /* then it may be freed as soon as we leave the section */
+	if (dead)
+		gmm__vm_release(slot->vm);
+	return !dead;
+}
+
+/* To look, no claim is needed: another worker may have it most of the time. */
+static bool visit(struct gmm__slot *slot)
+{
+	struct gmm *gmm = slot->vm->gmm;
+
+	gmm__lock_take(&gmm->lock);
+	bool alive = !slot->dead && !slot->vm->dead;
+	slot->vm->visits += alive;
+	gmm__lock_give(&gmm->lock);
+	return alive;
 }
 
 /* What a page and its twin are to each other while their guests run. */
@@ -96,46 +113,36 @@ static enum twins compare_twins(const struct piece *p, uint32_t page, struct gmm
 	return was_written(backend, p->slot, page) || was_written(backend, slot, twin) ? TWINS_GONE : TWINS_ALIKE;
 }
 
-static void release_twins(struct piece *p)
+static void leave_twins(struct piece *p)
 {
-	if (p->twins && p->twins->vm != p->slot->vm)
-		gmm__vm_release(p->twins->vm);
+	if (p->twins)
+		gmm__visit_end(p->twins->vm);
 	p->twins = NULL;
 }
 
-/* The slot of a twin, claimed until another one is asked for or the piece is complete. */
-static struct gmm__slot *hold_twin(struct piece *p, gmm__page_id twin)
+/* The slot of a twin, visited until another one is asked for or the piece is complete. */
+static struct gmm__slot *visit_twin(struct piece *p, gmm__page_id twin)
 {
 	if (p->twins && !p->twins->dead && twin - gmm__slot_page_id(p->twins, 0) < p->twins->pages)
 		return p->twins;
-	release_twins(p);
-	p->twins = claim_twin(p->merge, twin, p->slot->vm);
+	leave_twins(p);
+	p->twins = find_twin(p->merge, twin, visit);
 	return p->twins;
 }
 
-/* Another worker has shared this content since the verdict: the next verdict is to join it. Two that promote it in the same
- * moment are not told from each other: then it is shared twice. */
-static bool is_shared_by_now(const struct piece *p, uint32_t page)
-{
-	struct gmm__catalog *catalog = p->merge->catalog;
-	const struct gmm__worker *worker = p->merge->worker;
-
-	if (!worker || worker->engine->workers == 1)
-		return false;
-	return gmm__catalog_find_shared(catalog, p->slot->value[page]) != GMM__NIL;
-}
-
-/* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin cannot be looked at
- * now waits for the next pass. */
+/* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin was shared since the
+ * verdict, by another worker, waits: the next verdict is to join it. */
 static bool has_twin(struct piece *p, uint32_t page)
 {
 	const struct gmm__merge *m = p->merge;
 	gmm__page_id id = m->verdict[page - m->region->first].page;
-	struct gmm__slot *slot = is_shared_by_now(p, page) ? NULL : hold_twin(p, id);
+	struct gmm__slot *slot = visit_twin(p, id);
 
 	if (!slot)
 		return false;
 	uint32_t twin = id - gmm__slot_page_id(slot, 0);
+	if (twin < slot->pages && gmm__state_is_shared(gmm__slot_state(slot, twin)))
+		return false;
 	enum twins twins = compare_twins(p, page, slot, twin);
 	/* A piece that got shorter asks again; what has no room finds its twin shared later. */
 	if (twins == TWINS_EQUAL && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE &&
@@ -540,7 +547,7 @@ static bool cut_piece(struct piece *p, struct cursor *c)
 		else if (!add_part(p, c))
 			break;
 	}
-	release_twins(p);
+	leave_twins(p);
 	return p->parts > 0;
 }
 
@@ -568,7 +575,7 @@ enum { JOIN_AT_ONCE = 8 };
 
 static void join_row(const struct gmm__merge *m, gmm__page_id twin, uint32_t count, gmm__page_id page)
 {
-	struct gmm__slot *slot = claim_twin(m, twin, NULL);
+	struct gmm__slot *slot = find_twin(m, twin, try_claim);
 
 	if (!slot)
 		return;

@@ -145,7 +145,9 @@ static bool judge_region(struct gmm__worker *worker, const struct gmm__region *r
 		gmm__account_findings(region, worker->job.finding, &worker->progress);
 		urcu_bp_read_lock();
 		*ret_deferred = gmm__index_region(vm->domain->catalog, worker->backend, region, worker->job.finding,
-						  with_budget, worker->verdict);
+						  with_budget,
+						  worker->engine->workers > 1 ? &worker->promotions : NULL,
+						  worker->verdict);
 		urcu_bp_read_unlock();
 		gmm__account_verdicts(region, worker->verdict, &worker->progress);
 		gmm__process_exclude_foreign(worker, region);
@@ -174,6 +176,16 @@ struct gmm__merge gmm__process_merge(struct gmm__worker *worker, const struct gm
 				    .waits = &worker->waits };
 }
 
+/* From now on others find in the shared index what was promoted, and may promote the rest themselves. */
+static void end_promotions(struct gmm__worker *worker, struct gmm__catalog *catalog)
+{
+	if (worker->engine->workers == 1)
+		return;
+	gmm__lock_take(&catalog->lock);
+	gmm__promotions_end(&catalog->promotions, &worker->promotions);
+	gmm__lock_give(&catalog->lock);
+}
+
 void gmm__process_region(struct gmm__worker *worker)
 {
 	const struct gmm__region *region = &worker->job.region;
@@ -190,6 +202,8 @@ void gmm__process_region(struct gmm__worker *worker)
 		if (judge_region(worker, region, false, &deferred))
 			gmm__process_merge_runs(worker, &merge);
 	}
+	end_promotions(worker, merge.catalog);
+	worker->progress.postponed += deferred;
 	if (worker->job.options.repair)
 		gmm__repair_region(&merge);
 	gmm__worker_flush(worker);

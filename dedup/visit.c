@@ -24,7 +24,8 @@ void gmm__visit_end(struct gmm_vm *vm)
 
 	gmm__lock_take(&gmm->lock);
 	vm->visits--;
-	pthread_cond_broadcast(&gmm->changed);
+	if (gmm->leave_waiters > 0) /* counted before it looks at the visits */
+		pthread_cond_broadcast(&gmm->changed);
 	gmm__lock_give(&gmm->lock);
 }
 

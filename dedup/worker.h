@@ -14,6 +14,7 @@
 
 #include "dedup/merge.h"
 #include "dedup/paged_scan.h"
+#include "dedup/promotions.h"
 #include "dedup/scan.h"
 
 struct gmm__engine;
@@ -55,6 +56,7 @@ struct gmm__worker {
 	struct gmm__verdict verdict[GMM__REGION_PAGES];
 	struct gmm__run run[GMM__REGION_PAGES];
 	struct gmm__nominations nominations;
+	struct gmm__promotions promotions;
 	struct gmm__paged_batch paged;  /* of the paged VM that the scan thread is at */
 };
 

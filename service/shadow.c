@@ -388,7 +388,7 @@ int gmm__shadow_offer(struct gmm__session *s, const void *packet, size_t size)
 		update_shadow(&region, (const struct gmm__wire_finding *)(const void *)(r + 1) + i);
 	gmm__account_findings(&region, service->finding, &progress);
 	urcu_bp_read_lock();
-	gmm__index_region(region.slot->vm->domain->catalog, NULL, &region, service->finding, true, service->verdict);
+	gmm__index_region(region.slot->vm->domain->catalog, NULL, &region, service->finding, true, NULL, service->verdict);
 	urcu_bp_read_unlock();
 	gmm__account_verdicts(&region, service->verdict, &progress);
 	answer_all(&a);

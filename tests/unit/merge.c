@@ -235,7 +235,7 @@ static void merge_with(struct fake_guest *guest, void (*between)(void))
 
 	ck_assert(gmm__vm_claim(guest->vm, false));
 	urcu_bp_read_lock();
-	gmm__index_region(catalog, fake_backend(), &region, finding, true, verdict);
+	gmm__index_region(catalog, fake_backend(), &region, finding, true, NULL, verdict);
 	urcu_bp_read_unlock();
 	gmm__account_verdicts(&region, verdict, &progress);
 	gmm__vm_release(guest->vm);

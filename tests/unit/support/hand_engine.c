@@ -6,18 +6,22 @@
 
 struct gmm__engine *hand_engine_new(struct gmm *gmm, const struct gmm__backend *backend)
 {
-	struct gmm__engine *engine = calloc(1, gmm__engine_bytes(1));
+	struct gmm__engine *engine = calloc(1, gmm__engine_bytes(HAND_WORKERS));
 
 	ck_assert_ptr_nonnull(engine);
-	gmm__engine_init(engine, gmm, backend, 1);
+	gmm__engine_init(engine, gmm, backend, HAND_WORKERS);
 	engine->cpu_percent = 100;
-	engine->worker[0].waits.bound_ns = 1000000;
-	engine->worker[0].waits.pages = GMM__FREEZE_PAGES;
+	for (int i = 0; i < HAND_WORKERS; i++) {
+		engine->worker[i].waits.bound_ns = 1000000;
+		engine->worker[i].waits.pages = GMM__FREEZE_PAGES;
+	}
+	engine->workers = 1; /* passes are made by the first */
 	return engine;
 }
 
 void hand_engine_free(struct gmm__engine *engine)
 {
+	engine->workers = HAND_WORKERS;
 	gmm__engine_destroy(engine);
 	free(engine);
 }

@@ -4,6 +4,9 @@
 
 #include "dedup/engine.h"
 
+/* Of these only the first makes passes. While `workers` is raised, tests may have the others process regions. */
+enum { HAND_WORKERS = 2 };
+
 /* As gmm__engine_start sets it up. The instance does not know of it. */
 struct gmm__engine *hand_engine_new(struct gmm *gmm, const struct gmm__backend *backend);
 void hand_engine_free(struct gmm__engine *engine);
