@@ -122,6 +122,14 @@ static void plan_next(struct gmm__engine *engine, uint64_t left)
 	engine->min_run = 1;
 }
 
+/* What would have been found, had the pass come after a whole window. */
+static uint64_t of_window(const struct gmm__engine *engine, uint64_t found)
+{
+	uint64_t window_ms = engine->gmm->options.window_ms, rested_ms = engine->rested_ms;
+
+	return rested_ms > 0 && rested_ms < window_ms ? found * window_ms / rested_ms : found;
+}
+
 void gmm__pace_conclude(struct gmm__engine *engine)
 {
 	struct gmm *gmm = engine->gmm;
@@ -150,8 +158,8 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	bool judged = gmm__huge_pace_judged(&engine->huge) && done->huge_broken == 0;
 	bool nothing_left = judged && waiting + done->nominated + done->postponed +
 					      done->found == 0;
-	bool little = judged && (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0 &&
-		      done->found * 100 <= pages;
+	bool little = judged && of_window(engine, done->merged + done->nominated) * 1000 <= pages &&
+		      done->postponed == 0 && of_window(engine, done->found) * 100 <= pages;
 	engine->quiet_passes = nothing_left && engine->quiet_passes < QUIET_PASSES ? QUIET_PASSES :
 			       nothing_left || little ? engine->quiet_passes + 1 : 0;
 	engine->retry_budget = left > gmm->max_mappings / 16;
@@ -260,6 +268,7 @@ void gmm__pace_rest(struct gmm__engine *engine)
 		else
 			gmm__wait_until(gmm, engine->window_shift > 0 && use.next_ns < end ? use.next_ns : end);
 	}
+	engine->rested_ms = (gmm__sys_of(gmm)->clock_ns() - start) / NANOSECONDS_PER_MS;
 	engine->hurry = false;
 	engine->resting = false;
 	gmm__lock_give(&gmm->lock);

@@ -201,6 +201,25 @@ START_TEST(a_follow_up_merges_what_a_pass_has_found)
 }
 END_TEST
 
+/* What a pass finds after a part of the window is the more, the shorter that was. */
+START_TEST(short_windows_do_not_make_guests_look_quiet)
+{
+	open_twins(200);
+	fake_fill_range(b, 0, 200, 1000);
+	world->gmm->options.window_ms = 2000;
+	fake_passes(8);
+	ck_assert_uint_gt(world->engine->quiet_passes, 0);
+	fake_write(a, 0, 0, 77); /* less than one of 100 */
+	fake_passes(1);
+	ck_assert_uint_gt(world->engine->quiet_passes, 0);
+	world->engine->rested_ms = 250;
+	fake_write(a, 0, 0, 78);
+	fake_passes(1);
+	ck_assert_uint_eq(world->engine->quiet_passes, 0);
+	fake_close();
+}
+END_TEST
+
 START_TEST(unsharing_wakes_a_region)
 {
 	open_twins(8);
@@ -244,7 +263,8 @@ int main(void)
 {
 	const TTest *const tests[] = { new_memory_is_visited_at_every_pass, what_never_shares_is_visited_ever_less_often,
 				 what_shares_is_visited_at_every_pass, cheap_visits_are_not_far_apart,
-				 a_follow_up_merges_what_a_pass_has_found, memory_that_comes_starts_anew, a_full_pass_visits_all,
+				 a_follow_up_merges_what_a_pass_has_found,
+				 short_windows_do_not_make_guests_look_quiet, memory_that_comes_starts_anew, a_full_pass_visits_all,
 				 all_of_a_region_is_looked_at_every_16_passes, unique_memory_costs_no_scans,
 				 waiting_visits_what_sleeps, what_was_refused_is_still_to_be_looked_at,
 				 unsharing_wakes_a_region, estimate_follows_work_speed_and_limit,
