@@ -71,6 +71,8 @@ struct gmm__engine {
 	_Atomic uint64_t pass_cpu_ns;   /* of the last pass, and of what was done since the one before */
 	uint64_t cpu_ns_before;         /* of all until the last pass */
 	uint64_t rested_ms;             /* before this pass */
+	uint64_t tidy_cpu_ns;           /* of the last time that shared pages were tidied up, and what there is for the next */
+	uint64_t tidy_due_ns;
 	_Atomic uint64_t nominated;     /* pages that waited for their merge when the last pass ended */
 	struct gmm__huge_pace huge;
 	_Atomic uint32_t quiet_passes;  /* passes in a row with next to nothing done */

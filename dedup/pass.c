@@ -358,6 +358,20 @@ static void sum_progress(struct gmm__engine *engine)
 		gmm__counts_add(&engine->progress, &engine->worker[i].progress, sizeof engine->progress);
 }
 
+/* Tidies up for a part of the time that passes take which find next to nothing. */
+static void tidy(struct gmm__engine *engine)
+{
+	enum { PASSES_PART = 4 };
+	uint64_t cpu_ns = gmm__engine_cpu_ns(engine);
+
+	engine->tidy_due_ns += (cpu_ns - engine->cpu_ns_before) / PASSES_PART;
+	if (engine->tidy_due_ns < engine->tidy_cpu_ns)
+		return;
+	gmm__worker_run(&engine->worker[0], gmm__tidy_engine);
+	engine->tidy_cpu_ns = gmm__engine_cpu_ns(engine) - cpu_ns;
+	engine->tidy_due_ns = 0;
+}
+
 void gmm__engine_pass(struct gmm__engine *engine)
 {
 	struct gmm__worker *lead = &engine->worker[0];
@@ -373,7 +387,7 @@ void gmm__engine_pass(struct gmm__engine *engine)
 	sum_progress(engine);
 	gmm__pace_conclude(engine);
 	if (engine->settled && !engine->gmm->remote && !gmm__engine_must_leave(engine))
-		gmm__worker_run(lead, gmm__tidy_engine);
+		tidy(engine);
 }
 
 void gmm__engine_follow_up(struct gmm__engine *engine)

@@ -30,12 +30,19 @@ bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns)
 	return gmm__lock_wait_until(&gmm->lock, &gmm->changed, deadline_ns);
 }
 
+void gmm__snapshot_await(struct gmm *gmm)
+{
+	gmm->snapshot_waiters++;
+	while (gmm->snapshot)
+		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm->snapshot_waiters--;
+}
+
 void gmm__snapshot_begin(struct gmm *gmm)
 {
 	gmm__lock_take(&gmm->tidy_lock);
 	gmm__lock_take(&gmm->lock);
-	while (gmm->snapshot)
-		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm__snapshot_await(gmm);
 	gmm->snapshot = true;
 	while (gmm->claims > 0)
 		gmm__lock_wait(&gmm->lock, &gmm->changed);
@@ -47,7 +54,8 @@ void gmm__snapshot_end(struct gmm *gmm)
 {
 	gmm__lock_take(&gmm->lock);
 	gmm->snapshot = false;
-	pthread_cond_broadcast(&gmm->changed);
+	if (gmm->snapshot_waiters)
+		pthread_cond_broadcast(&gmm->changed);
 	gmm__lock_give(&gmm->lock);
 	gmm__lock_give(&gmm->tidy_lock);
 }

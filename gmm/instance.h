@@ -118,6 +118,7 @@ struct gmm {
 	uint32_t next_vm_number;
 	uint32_t claims;              /* VMs claimed now */
 	_Atomic bool snapshot;        /* somebody reads all: no new claims, and calls on paged VMs wait */
+	uint32_t snapshot_waiters;    /* who waits for its end: a snapshot of a resting engine does not wake it */
 	struct gmm__engine *engine;   /* dedup/engine.h; NULL while it does not run */
 	_Atomic uint32_t leave_waiters; /* threads that wait for the engine to leave a VM, or to end; read without the lock */
 	_Atomic uint32_t settle_waiters; /* threads that wait for the engine to settle; it reads this without the lock */
@@ -182,6 +183,8 @@ bool gmm__wait_until(struct gmm *gmm, uint64_t deadline_ns);
 /* Waits until no VM is claimed, no call on a paged VM is under way and no shared pages are being moved (but for what waits
  * for answers of paged VMs: gmm.tidy), and keeps it so: one consistent view of all tables. */
 void gmm__snapshot_begin(struct gmm *gmm);
+/* Waits for the end of a snapshot under way. With gmm.lock. */
+void gmm__snapshot_await(struct gmm *gmm);
 void gmm__snapshot_end(struct gmm *gmm);
 
 /* The accounting identities, recounted from page tables and records (INV-2, INV-3, INV-4). Inside a snapshot.

@@ -27,8 +27,7 @@ int gmm__paged_enter_unreserved(struct gmm_vm *vm)
 			return GMM_OK;
 		gmm__lock_give(&vm->paged->lock);
 		gmm__lock_take(&gmm->lock);
-		while (gmm->snapshot)
-			gmm__lock_wait(&gmm->lock, &gmm->changed);
+		gmm__snapshot_await(gmm);
 		gmm__lock_give(&gmm->lock);
 	}
 }

@@ -14,8 +14,10 @@ bool gmm__vm_claim(struct gmm_vm *vm, bool destroying)
 
 	gmm__lock_take(&gmm->lock);
 	vm->waiting++;
+	gmm->snapshot_waiters++;
 	while (vm->claimed || gmm->snapshot)
 		gmm__lock_wait(&gmm->lock, &gmm->changed);
+	gmm->snapshot_waiters--;
 	vm->waiting--;
 	ok = destroying || !vm->dead;
 	if (ok) {
