@@ -154,7 +154,8 @@ static void work_on_region(struct stages *stages, const struct gmm__region *regi
 	static const struct gmm__scan_options options = { .no_window = true };
 	struct gmm_vm *vm = region->slot->vm;
 	uint64_t start_ns = gmm__host_now_ns();
-	int found = gmm__scan_region(stages->backend, region, &options, stages->finding);
+	uint32_t unripe;
+	int found = gmm__scan_region(stages->backend, region, &options, stages->finding, &unripe);
 	uint32_t run_count;
 
 	add_cost(scan, start_ns, region->count);

@@ -80,7 +80,7 @@ static void account_digest(struct gmm__slot *slot, uint32_t page, const struct g
 	set_flag(slot, page, GMM__FLAG_WHOLE, finding->whole);
 }
 
-static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__found found)
+static void account_finding(struct gmm__slot *slot, uint32_t page, const struct gmm__finding *finding)
 {
 	static const enum gmm_page_state states[] = {
 		[GMM__FOUND_ABSENT] = GMM_PAGE_ABSENT, [GMM__FOUND_SWAPPED] = GMM_PAGE_SWAPPED,
@@ -88,9 +88,11 @@ static void account_finding(struct gmm__slot *slot, uint32_t page, enum gmm__fou
 		[GMM__FOUND_WRITTEN] = GMM_PAGE_VOLATILE, [GMM__FOUND_DUE] = GMM_PAGE_VOLATILE,
 	};
 
+	enum gmm__found found = finding->found;
+
 	slot->vm->stats.zero_breaks += found == GMM__FOUND_WRITTEN && gmm__slot_state(slot, page) == GMM_PAGE_ZERO;
 	set_flag(slot, page, GMM__FLAG_FILL | GMM__FLAG_WHOLE, false); /* what the digest said */
-	gmm__slot_set(slot, page, states[found], 0);
+	gmm__slot_set(slot, page, states[found], found == GMM__FOUND_WRITTEN ? finding->fingerprint : 0);
 }
 
 void gmm__account_findings(const struct gmm__region *region, const struct gmm__finding *finding,
@@ -123,7 +125,7 @@ void gmm__account_findings(const struct gmm__region *region, const struct gmm__f
 			if (found >= GMM__FOUND_ZERO)
 				account_digest(slot, page, &finding[i], progress);
 			else
-				account_finding(slot, page, found);
+				account_finding(slot, page, &finding[i]);
 		}
 	}
 	if (any_broken)

@@ -9,6 +9,7 @@
 /* What a pass did so far; the engine adds up. */
 struct gmm__progress {
 	uint64_t found;      /* pages that changed since the pass before */
+	uint64_t unripe;     /* pages that seem quiet and have not been so for long enough to be looked at */
 	uint64_t digested;
 	uint64_t broken;     /* shared pages found written */
 	uint64_t nominated;  /* pages that newly wait for a merge */

@@ -76,6 +76,8 @@ struct gmm__engine {
 	_Atomic uint64_t nominated;     /* pages that waited for their merge when the last pass ended */
 	struct gmm__huge_pace huge;
 	_Atomic uint32_t quiet_passes;  /* passes in a row with next to nothing done */
+	struct gmm__heat_clock heat_clock; /* of this pass */
+	_Atomic uint32_t barren_passes; /* passes in a row that shared next to nothing, up to some number */
 
 	uint32_t workers;
 	struct gmm__worker worker[];

@@ -15,6 +15,9 @@ enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4, FORGET_PASSES = 16
  * 24 of the time. Of memory that is new it is a quarter. */
 enum { WORTH_PAGES = 256, SHORT_WINDOWS = 8, NEW_WINDOWS = 4, COST_PARTS = 24 };
 
+/* Passes that share next to nothing take at the end one part in 16 of the time, and rest no longer than so. */
+enum { BARREN_PASSES = 15, COST_REST_MAX_MS = 8000 };
+
 /* Passes that are made seldom because written pages were found are to see when there are none any more. */
 static bool looks_at_covers(const struct gmm__engine *engine)
 {
@@ -30,6 +33,7 @@ void gmm__pace_begin(struct gmm__engine *engine)
 	engine->full = gmm->settle_waiters > 0 || engine->awaited > engine->settled_whole ||
 		       !gmm__huge_pace_judged(&engine->huge) || (gmm->remote && gmm->remote->offering_all);
 	engine->effort_limits = gmm__effort_limits(gmm__pace_rest_ms(engine));
+	engine->heat_clock = gmm__heat_clock(gmm__sys_of(gmm)->clock_ns(), gmm->options.window_ms, engine->full);
 }
 
 static bool may_repair(const struct gmm *gmm)
@@ -62,6 +66,7 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, con
 			  (engine->gmm->remote && engine->gmm->remote->offering_all),
 		.with_budget = retries(engine, vm),
 		.huge_phase = engine->gmm->options.huge_pages == GMM_HUGE_NEVER ? 0 : gmm__huge_phase(&engine->huge),
+		.clock = engine->heat_clock,
 	};
 }
 
@@ -159,9 +164,11 @@ void gmm__pace_conclude(struct gmm__engine *engine)
 	bool nothing_left = judged && waiting + done->nominated + done->postponed +
 					      done->found == 0;
 	bool little = judged && of_window(engine, done->merged + done->nominated) * 1000 <= pages &&
-		      done->postponed == 0 && of_window(engine, done->found) * 100 <= pages;
+		      done->postponed == 0 && of_window(engine, done->found + done->unripe) * 100 <= pages;
 	engine->quiet_passes = nothing_left && engine->quiet_passes < QUIET_PASSES ? QUIET_PASSES :
 			       nothing_left || little ? engine->quiet_passes + 1 : 0;
+	bool barren = (done->merged + done->nominated) * 1000 <= pages && done->postponed == 0;
+	engine->barren_passes = !barren ? 0 : engine->barren_passes < BARREN_PASSES ? engine->barren_passes + 1 : BARREN_PASSES;
 	engine->retry_budget = left > gmm->max_mappings / 16;
 	engine->digested_pages += done->digested;
 	for (uint32_t i = 0; i < engine->workers; i++)
@@ -205,6 +212,15 @@ static uint64_t window_now_ms(const struct gmm__engine *engine)
 	return cost_ms > window_ms / SHORT_WINDOWS ? cost_ms : window_ms / SHORT_WINDOWS;
 }
 
+/* Passes that share next to nothing get a share of the time that becomes smaller with each of them: a half, a third, a
+ * quarter ... of it is CPU time of theirs and of what is done between them. */
+static uint64_t cost_rest_ms(const struct gmm__engine *engine)
+{
+	uint64_t ms = engine->pass_cpu_ns * engine->barren_passes / NANOSECONDS_PER_MS;
+
+	return ms < COST_REST_MAX_MS ? ms : COST_REST_MAX_MS;
+}
+
 uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine)
 {
 	uint64_t window_ms = window_now_ms(engine), ms = engine->gmm->options.pass_interval_ms;
@@ -213,8 +229,11 @@ uint64_t gmm__pace_rest_ms(const struct gmm__engine *engine)
 		ms *= CALM_INTERVALS;
 	/* Whoever waits for the engine to settle waits for memory to be quiet, and for nothing else. */
 	bool hurry = engine->hurry || engine->awaited > engine->settled_whole;
-
-	return engine->quiet_passes > 0 && !hurry && !is_worth_while(engine) && ms > window_ms ? ms : window_ms;
+	if (hurry || is_worth_while(engine) || engine->quiet_passes == 0)
+		ms = 0;
+	if (!hurry && cost_rest_ms(engine) > ms)
+		ms = cost_rest_ms(engine);
+	return ms > window_ms ? ms : window_ms;
 }
 
 /* What the process used of the processors, looked at once a window. */

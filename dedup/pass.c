@@ -122,13 +122,17 @@ static bool scan_region(struct gmm__worker *worker, const struct gmm__region *re
 	struct gmm__engine *engine = worker->engine;
 	struct gmm__finding *finding = worker->job.finding;
 	const struct gmm__progress before = worker->progress;
+	uint32_t unripe = 0;
 
 	if (!gmm__effort_due(effort, engine->full || region->slot->stale)) {
 		worker->progress.skipped += region->count;
 		return !must_leave(engine, region->slot->vm, region->slot);
 	}
 	worker->job.options = gmm__pace_options(engine, region->slot->vm, effort);
-	if (gmm__scan_region(worker->backend, region, &worker->job.options, finding) > 0) {
+	int found = gmm__scan_region(worker->backend, region, &worker->job.options, finding, &unripe);
+	worker->progress.unripe += unripe;
+	if (found > 0) {
+		gmm__scan_read_hot(worker->backend, region, &worker->job.options, finding);
 		digest_region(worker, region, finding);
 		worker->job.region = *region;
 		gmm__worker_run(worker, worker->gmm->remote ? gmm__remote_region : gmm__process_region);

@@ -20,7 +20,7 @@ enum gmm__found {
 	GMM__FOUND_BROKEN,  /* shared, and written since */
 	GMM__FOUND_AGAIN,   /* unique, as it was: its twin is looked for once more */
 	GMM__FOUND_SAMPLE,  /* in a huge page that is being judged: to be digested for that (dedup/huge.h) */
-	GMM__FOUND_WRITTEN, /* and armed now: its window starts */
+	GMM__FOUND_WRITTEN, /* its window starts, if it does not rest (dedup/heat.h) */
 	GMM__FOUND_DUE,     /* present and quiet: to be digested */
 	GMM__FOUND_ZERO,    /* the digest stage's answers */
 	GMM__FOUND_FILL,
@@ -32,7 +32,8 @@ struct gmm__finding {
 	bool written;         /* since the look before; DUE only */
 	bool whole;           /* the whole page was digested; OTHER only */
 	bool equal;           /* SAMPLE: the sharing service knows an equal page */
-	uint32_t fingerprint; /* FILL, OTHER, SAMPLE (0: zero) */
+	uint8_t step;         /* WRITTEN: enum gmm__heat_step */
+	uint32_t fingerprint; /* FILL, OTHER, SAMPLE (0: zero); WRITTEN: its heat */
 	uint64_t word;        /* FILL, SAMPLE (0: none) */
 };
 

@@ -8,8 +8,10 @@
 
 #include <string.h>
 
+#include "dedup/digest.h"
 #include "dedup/huge.h"
 #include "dedup/stretch.h"
+#include "gmm/vm.h"
 
 /* What a page's state asks of the scan. */
 enum need {
@@ -36,18 +38,54 @@ static uint8_t needs_of(uint8_t state_byte)
 	return needs_of_state[state_byte & GMM__STATE_MASK] & (state_byte & GMM__FLAGS_REFUSED ? NEED_COVER : 0xff);
 }
 
-static uint8_t needs_of_region(const struct gmm__region *region)
+/* A scan of a region. The findings are cleared when the first is found. */
+struct scan {
+	const struct gmm__backend *backend;
+	const struct gmm__region *region;
+	const struct gmm__heat_clock *clock;
+	struct gmm__finding *finding;
+	int found;       /* so many findings */
+	uint32_t unripe; /* pages unwritten, but not for long enough */
+};
+
+static uint32_t heat_of(const struct scan *s, uint32_t i, enum gmm_page_state state)
+{
+	if (state == GMM_PAGE_VOLATILE)
+		return __atomic_load_n(&s->region->slot->value[s->region->first + i], __ATOMIC_RELAXED);
+	return gmm__state_is_candidate(state) || state == GMM_PAGE_RACED ? GMM__HEAT_KNOWN : GMM__HEAT_NEW;
+}
+
+static bool is_unripe(const struct scan *s, uint32_t i, uint8_t state_byte)
+{
+	enum gmm_page_state state = state_byte & GMM__STATE_MASK;
+
+	return state == GMM_PAGE_VOLATILE && !gmm__heat_is_quiet(heat_of(s, i, state), s->clock);
+}
+
+/* What pages need that were not found written. */
+static uint8_t needs_of_region(struct scan *s)
 {
 	uint8_t needs = 0;
 
-	for (uint32_t i = 0; i < region->count; i++)
-		needs |= needs_of(gmm__slot_byte(region->slot, region->first + i));
+	for (uint32_t i = 0; i < s->region->count; i++) {
+		uint8_t state = gmm__slot_byte(s->region->slot, s->region->first + i);
+		if (s->found > 0 && s->finding[i].found != GMM__FOUND_NOTHING)
+			continue;
+		if (is_unripe(s, i, state))
+			s->unripe++;
+		else
+			needs |= needs_of(state);
+	}
 	return needs;
 }
 
 bool gmm__scan_waits(const struct gmm__region *region)
 {
-	return needs_of_region(region) & NEED_MERGE;
+	bool waits = false;
+
+	for (uint32_t i = 0; i < region->count && !waits; i++)
+		waits = needs_of(gmm__slot_byte(region->slot, region->first + i)) & NEED_MERGE;
+	return waits;
 }
 
 /* The judges say what a page is by the pagemap's answer (0: it did not pass the filter) and its state.
@@ -102,16 +140,46 @@ static enum gmm__found judge_untracked(uint8_t is, uint8_t state_byte)
 	       GMM__FOUND_NOTHING : GMM__FOUND_FOREIGN;
 }
 
-static void arm_written(const struct gmm__backend *backend, const struct gmm__region *region,
-			const struct gmm__finding *finding)
+/* Pages that are written all the time are not armed. Those that rest already are found at the end to be as they were. */
+static void judge_heat(struct scan *s)
 {
+	for (uint32_t i = 0; i < s->region->count; i++) {
+		struct gmm__finding *finding = &s->finding[i];
+		if (finding->found != GMM__FOUND_WRITTEN)
+			continue;
+		finding->fingerprint = heat_of(s, i, gmm__slot_byte(s->region->slot, s->region->first + i) & GMM__STATE_MASK);
+		finding->step = gmm__heat_written(&finding->fingerprint, s->clock);
+	}
+}
+
+static void arm_written(const struct scan *s)
+{
+	const struct gmm__region *region = s->region;
+
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint32_t n = 0;
-		while (i + n < region->count && finding[i + n].found == GMM__FOUND_WRITTEN)
+		while (i + n < region->count && s->finding[i + n].found == GMM__FOUND_WRITTEN &&
+		       s->finding[i + n].step == GMM__HEAT_ARM)
 			n++;
-		if (n > 0)
-			backend->arm(region->slot, region->first + i, n); /* not armed: it counts as written again */
+		if (n > 0) /* not armed: it counts as written again */
+			s->backend->arm(region->slot, region->first + i, n);
 		i += n;
+	}
+}
+
+/* What is said of written pages: without a window those that are new are due at once. */
+static void settle_written(struct scan *s, bool no_window)
+{
+	for (uint32_t i = 0; s->found > 0 && i < s->region->count; i++) {
+		struct gmm__finding *finding = &s->finding[i];
+		if (finding->found != GMM__FOUND_WRITTEN)
+			continue;
+		if (finding->step == GMM__HEAT_RESTING) {
+			*finding = (struct gmm__finding){ .found = GMM__FOUND_NOTHING };
+			s->found--;
+		} else if (no_window && finding->step == GMM__HEAT_ARM && gmm__heat_is_quiet(finding->fingerprint, s->clock)) {
+			*finding = (struct gmm__finding){ .found = GMM__FOUND_DUE, .written = true };
+		}
 	}
 }
 
@@ -129,95 +197,131 @@ static const struct question clean = { { GMM__IS_WPALLOWED, 0, THERE }, NEED_LOO
 static const struct question survey = { { GMM__IS_WPALLOWED, 0, THERE }, NEED_SURVEY, judge_clean };
 static const struct question untracked = { { 0, GMM__IS_WPALLOWED | GMM__IS_FILE, THERE }, 0, judge_untracked };
 
-/* Asks about the pages that can get an answer that counts. How many ranges there are, or a negative errno. */
-static int ask(const struct question *question, const struct gmm__backend *backend, const struct gmm__region *region,
-	       uint8_t *ret_is)
+/* Whether the page's answer counts: its state needs it, and nothing was found of it before. */
+static bool is_asked(const struct scan *s, const struct question *question, uint32_t i)
 {
+	uint8_t state = gmm__slot_byte(s->region->slot, s->region->first + i);
+
+	return needs_of(state) & question->needs && !is_unripe(s, i, state) &&
+	       (s->found == 0 || s->finding[i].found == GMM__FOUND_NOTHING);
+}
+
+/* Asks about the pages that can get an answer that counts. How many ranges there are, or a negative errno. */
+static int ask(const struct scan *s, const struct question *question, uint8_t *ret_is)
+{
+	const struct gmm__region *region = s->region;
 	uint8_t asked[GMM__REGION_PAGES];
 	struct gmm__stretch at = { 0 };
 	int answers = 0;
 
 	if (!question->needs)
-		return backend->scan(region->slot, region->first, region->count, &question->filter, ret_is);
+		return s->backend->scan(region->slot, region->first, region->count, &question->filter, ret_is);
 	for (uint32_t i = 0; i < region->count; i++)
-		asked[i] = needs_of(gmm__slot_byte(region->slot, region->first + i)) & question->needs;
+		asked[i] = is_asked(s, question, i);
 	while (answers >= 0 && gmm__stretch_next(asked, region->count, &at)) {
-		int rc = backend->scan(region->slot, region->first + at.first, at.count, &question->filter,
-				       ret_is + at.first);
+		int rc = s->backend->scan(region->slot, region->first + at.first, at.count, &question->filter,
+					  ret_is + at.first);
 		answers = rc < 0 ? rc : answers + rc;
 	}
 	return answers;
 }
 
-/* Adds to the findings, which are cleared when the first is found. Returns how many there are now, or a negative errno. */
-static int put(const struct question *question, const struct gmm__backend *backend, const struct gmm__region *region,
-	       int found, struct gmm__finding *finding)
+/* Adds to the findings. 0 or a negative errno. */
+static int put(struct scan *s, const struct question *question)
 {
+	const struct gmm__region *region = s->region;
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
-	int rc = ask(question, backend, region, is);
+	int rc = ask(s, question, is);
 
 	if (rc < 0 || (rc == 0 && !question->needs))
-		return rc < 0 ? rc : found;
-	if (found == 0)
-		memset(finding, 0, region->count * sizeof *finding);
+		return rc < 0 ? rc : 0;
+	if (s->found == 0)
+		memset(s->finding, 0, region->count * sizeof *s->finding);
 	for (uint32_t i = 0; i < region->count; i++) {
-		uint8_t state = gmm__slot_byte(region->slot, region->first + i);
-		if (finding[i].found != GMM__FOUND_NOTHING || !(question->needs ? needs_of(state) & question->needs : is[i]))
+		if (s->finding[i].found != GMM__FOUND_NOTHING || !(question->needs ? is_asked(s, question, i) : is[i]))
 			continue;
-		finding[i].found = question->judge(is[i], state);
-		found += finding[i].found != GMM__FOUND_NOTHING;
+		s->finding[i].found = question->judge(is[i], gmm__slot_byte(region->slot, region->first + i));
+		s->found += s->finding[i].found != GMM__FOUND_NOTHING;
 	}
-	return found;
+	return 0;
 }
 
 /* Adds pages of huge pages whose turn to be sampled it is, as put does. Whether they are there still is asked first. */
-static int put_samples(uint32_t phase, const struct gmm__backend *backend, const struct gmm__region *region, int found,
-		       struct gmm__finding *finding)
+static int put_samples(struct scan *s, uint32_t phase)
 {
 	static const struct gmm__scan_filter whole = { GMM__IS_PRESENT | GMM__IS_HUGE | GMM__IS_WPALLOWED, 0, 0 };
+	const struct gmm__region *region = s->region;
 	uint8_t is[GMM__REGION_PAGES] = { 0 };
-	int rc = backend->scan(region->slot, region->first, region->count, &whole, is);
+	int rc = s->backend->scan(region->slot, region->first, region->count, &whole, is);
 
 	if (rc <= 0)
-		return rc < 0 ? rc : found;
-	if (found == 0)
-		memset(finding, 0, region->count * sizeof *finding);
+		return rc;
+	if (s->found == 0)
+		memset(s->finding, 0, region->count * sizeof *s->finding);
 	for (uint32_t i = 0; i < region->count; i++) {
 		uint8_t state = gmm__slot_byte(region->slot, region->first + i);
-		if (!is[i] || !(needs_of(state) & NEED_SAMPLE) || finding[i].found != GMM__FOUND_NOTHING ||
+		if (!is[i] || !(needs_of(state) & NEED_SAMPLE) || s->finding[i].found != GMM__FOUND_NOTHING ||
 		    (region->first + i) % GMM__HUGE_ROUND != phase - 1)
 			continue;
-		finding[i].found = GMM__FOUND_SAMPLE;
-		found++;
+		s->finding[i].found = GMM__FOUND_SAMPLE;
+		s->found++;
 	}
-	return found;
+	return 0;
+}
+
+/* Asks what the states of the region's pages need to know. */
+static int put_needed(struct scan *s, uint8_t needs, const struct gmm__scan_options *options)
+{
+	int rc = 0;
+
+	if (options->survey)
+		rc = put(s, &survey);
+	else if (needs & NEED_LOOK)
+		rc = put(s, &clean);
+	if (rc == 0 && (options->survey || (options->covers && needs & NEED_COVER)))
+		rc = put(s, &untracked);
+	if (rc == 0 && options->huge_phase && needs & NEED_SAMPLE)
+		rc = put_samples(s, options->huge_phase);
+	return rc;
 }
 
 int gmm__scan_region(const struct gmm__backend *backend, const struct gmm__region *region,
-		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding)
+		     const struct gmm__scan_options *options, struct gmm__finding *ret_finding, uint32_t *ret_unripe)
 {
-	uint8_t needs = needs_of_region(region);
-	int found = put(&written, backend, region, 0, ret_finding);
+	struct scan s = { .backend = backend, .region = region, .clock = &options->clock, .finding = ret_finding };
+	int rc = put(&s, &written);
 
-	if (found > 0)
-		arm_written(backend, region, ret_finding);
-	if (found >= 0 && options->survey)
-		found = put(&survey, backend, region, found, ret_finding);
-	else if (found >= 0 && needs & NEED_LOOK)
-		found = put(&clean, backend, region, found, ret_finding);
-	if (found >= 0 && (options->survey || (options->covers && needs & NEED_COVER)))
-		found = put(&untracked, backend, region, found, ret_finding);
-	if (found >= 0 && options->huge_phase && needs & NEED_SAMPLE)
-		found = put_samples(options->huge_phase, backend, region, found, ret_finding);
-	for (uint32_t i = 0; found > 0 && options->no_window && i < region->count; i++)
-		if (ret_finding[i].found == GMM__FOUND_WRITTEN)
-			ret_finding[i] = (struct gmm__finding){ .found = GMM__FOUND_DUE, .written = true };
-	if (found == 0 && needs & (NEED_MERGE | (options->with_budget ? NEED_BUDGET : 0) |
-				   (options->repair ? NEED_REPAIR : 0))) {
+	if (rc == 0 && s.found > 0) {
+		judge_heat(&s);
+		arm_written(&s);
+	}
+	uint8_t needs = needs_of_region(&s);
+	if (rc == 0)
+		rc = put_needed(&s, needs, options);
+	if (rc < 0)
+		return rc;
+	settle_written(&s, options->no_window);
+	*ret_unripe = s.unripe;
+	if (s.found == 0 && needs & (NEED_MERGE | (options->with_budget ? NEED_BUDGET : 0) | (options->repair ? NEED_REPAIR : 0))) {
 		memset(ret_finding, 0, region->count * sizeof *ret_finding);
 		return 1;
 	}
-	return found;
+	return s.found;
+}
+
+void gmm__scan_read_hot(const struct gmm__backend *backend, const struct gmm__region *region,
+			const struct gmm__scan_options *options, struct gmm__finding *finding)
+{
+	const struct gmm__secret *secret = &region->slot->vm->domain->catalog->secret;
+
+	for (uint32_t i = 0; i < region->count; i++) {
+		uint32_t page = region->first + i;
+		if (finding[i].found != GMM__FOUND_WRITTEN || finding[i].step != GMM__HEAT_READ)
+			continue;
+		struct gmm__digest digest = gmm__digest_whole(backend->bytes(region->slot, page), secret);
+		if (gmm__heat_read(&finding[i].fingerprint, digest.fingerprint, &options->clock))
+			backend->arm(region->slot, page, 1);
+	}
 }
 
 void gmm__scan_confirm(const struct gmm__backend *backend, const struct gmm__region *region, struct gmm__finding *finding)

@@ -143,9 +143,11 @@ struct gmm_options {
 	uint64_t max_mappings;        /* VMAs that sharing may add to the process; 0: half of vm.max_map_count */
 	uint32_t window_ms;           /* a page must be unwritten this long to be a candidate; 0: none. Default 2000. Up to eight
 	                               * times as long while many shared pages are written soon after; a quarter of it for memory
-	                               * that is new, and down to an eighth while pages come to be shared and passes are cheap */
+	                               * that is new, and down to an eighth while pages come to be shared and passes are cheap.
+	                               * A page that was written again for some seconds is left alone for about as long, up to 16 s */
 	uint32_t pass_interval_ms;    /* time between two passes once settled; four times that when nothing has been found for
-	                               * long. Default 2000 */
+	                               * long; more, up to 8 s, where passes that share nothing would take more than one part in 16
+	                               * of the time. Default 2000 */
 	uint32_t cpu_percent;         /* of one core, for all threads of the engine together; 0: no limit. Default 20 */
 	uint32_t wait_bound_us;       /* a guest access is to wait no longer because of us: sets how many pages are frozen
 	                               * at once (INV-7). 20 to 100000. Default 200 */

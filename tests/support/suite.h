@@ -50,9 +50,10 @@ gmm_log_fn suite_log;
 #define assert_eventually(condition)                                                         \
 	do {                                                                                 \
 		uint64_t deadline_ = now_ms() + 20000;                                       \
-		while (!(condition) && now_ms() < deadline_)                                 \
+		bool came_ = false; /* and may have gone again */                            \
+		while (!(came_ = (condition)) && now_ms() < deadline_)                       \
 			sleep_ms(2);                                                         \
-		ck_assert_msg(condition, "never became true: %s; log: %s", #condition,       \
+		ck_assert_msg(came_, "never became true: %s; log: %s", #condition,           \
 			      suite_last_log());                                             \
 	} while (0)
 

@@ -220,6 +220,24 @@ START_TEST(short_windows_do_not_make_guests_look_quiet)
 }
 END_TEST
 
+START_TEST(passes_that_share_are_not_barren)
+{
+	open_twins(8);
+	fake_passes(2);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 8);
+	ck_assert_uint_eq(world->engine->barren_passes, 0);
+	fake_passes(4);
+	ck_assert_uint_eq(world->engine->barren_passes, 4);
+	fake_passes(60);
+	ck_assert_uint_eq(world->engine->barren_passes, 15);
+	fake_unshare(a, 0, 8);
+	fake_passes(1);
+	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 8);
+	ck_assert_uint_eq(world->engine->barren_passes, 0);
+	fake_close();
+}
+END_TEST
+
 START_TEST(unsharing_wakes_a_region)
 {
 	open_twins(8);
@@ -267,7 +285,7 @@ int main(void)
 				 short_windows_do_not_make_guests_look_quiet, memory_that_comes_starts_anew, a_full_pass_visits_all,
 				 all_of_a_region_is_looked_at_every_16_passes, unique_memory_costs_no_scans,
 				 waiting_visits_what_sleeps, what_was_refused_is_still_to_be_looked_at,
-				 unsharing_wakes_a_region, estimate_follows_work_speed_and_limit,
+				 passes_that_share_are_not_barren, unsharing_wakes_a_region, estimate_follows_work_speed_and_limit,
 				 pages_per_second_are_kept };
 
 	return unit_main("effort", tests, sizeof tests / sizeof *tests);

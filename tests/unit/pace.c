@@ -114,11 +114,36 @@ START_TEST(the_window_is_short_while_pages_come_to_be_shared)
 }
 END_TEST
 
+START_TEST(passes_that_share_nothing_rest_by_what_they_cost)
+{
+	enum { NS_PER_MS = 1000000 };
+
+	open_engine();
+	engine->window_shift = 0;
+	engine->hurry = false;
+	engine->pass_cpu_ns = 20 * NS_PER_MS;
+	engine->barren_passes = 15;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), 15 * 20);
+	engine->barren_passes = 1; /* less than a window */
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
+	engine->barren_passes = 15;
+	engine->pass_cpu_ns = 100000 * (uint64_t)NS_PER_MS; /* there is a limit to it */
+	ck_assert_uint_le(gmm__pace_rest_ms(engine), 8000);
+	engine->awaited = 1; /* somebody waits */
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
+	engine->awaited = 0;
+	engine->hurry = true; /* new memory */
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS / 4);
+	close_engine();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *tests[] = { the_rest_ends_when_guests_are_quiet, the_rest_lasts_while_guests_run,
 				 new_memory_rests_for_a_part_of_the_window,
-				 the_window_is_short_while_pages_come_to_be_shared };
+				 the_window_is_short_while_pages_come_to_be_shared,
+				 passes_that_share_nothing_rest_by_what_they_cost };
 
 	return suite_main("pace", tests, sizeof tests / sizeof *tests, 60);
 }

@@ -9,6 +9,7 @@
 
 static struct fake_guest *guest;
 static struct gmm__finding finding[GMM__REGION_PAGES];
+static uint32_t unripe;
 static const struct gmm__scan_options at_once = { .no_window = true, .covers = true };
 static const struct gmm__scan_options with_window = { .covers = true };
 static const struct gmm__scan_options survey = { .covers = true, .survey = true };
@@ -19,7 +20,7 @@ static int scan(const struct gmm__scan_options *options)
 	int found;
 
 	memset(finding, 0xff, sizeof finding);
-	found = gmm__scan_region(fake_backend(), &region, options, finding);
+	found = gmm__scan_region(fake_backend(), &region, options, finding, &unripe);
 	if (found == 0)
 		memset(finding, 0, sizeof finding);
 	return found;

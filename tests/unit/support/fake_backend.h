@@ -76,6 +76,7 @@ struct fake_world {
 	uint32_t guests;
 	uint32_t steps[FAKE_STEPS]; /* how often each was taken */
 	uint64_t punched_pages;
+	uint64_t clock_ns;          /* fake_passes lets 2 s pass before each pass */
 	bool out_of_memory;         /* the pool gets no more chunks */
 	uint64_t pinned_kb;         /* VmPin of the process */
 	uint64_t available_kb;      /* MemAvailable; 0: nobody knows */
