@@ -4,8 +4,9 @@
 /* Level k: a visit every 2^k passes. */
 enum { LEVEL_MAX = 4, LEVEL_LOW = 3, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
 
-/* Sharable memory waits so long for a visit at most. A few pages are those whose digests cost about as much as the visit. */
-enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16 };
+/* Sharable memory waits so long for a visit at most. A few pages are those whose digests and faults cost about as much as the
+ * visit, made once in a second. */
+enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16, MANY_PAGES = GMM__REGION_PAGES / 4 };
 
 /* Others wake a region (gmm__slot_wake) while this thread counts: a wake-up that is lost here is made good by the visit
  * that comes at the latest after 16 passes. */
@@ -54,15 +55,19 @@ static uint8_t level_within(uint64_t ms, uint64_t pass_ms)
 	return level;
 }
 
-struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms)
+struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms, uint64_t since_ms)
 {
-	return (struct gmm__effort_limits){ level_within(UNWRITTEN_MS, pass_ms), level_within(FEW_WRITTEN_MS, pass_ms) };
+	uint64_t most_ms = since_ms < UNWRITTEN_MS ? since_ms : UNWRITTEN_MS;
+
+	return (struct gmm__effort_limits){ level_within(UNWRITTEN_MS, pass_ms), level_within(FEW_WRITTEN_MS, pass_ms),
+					    (uint32_t)(FEW_PAGES * most_ms / FEW_WRITTEN_MS) };
 }
 
 void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield, const struct gmm__effort_limits *limits)
 {
 	uint8_t level = load(&effort->level);
-	uint8_t most = yield.written > FEW_PAGES ? LEVEL_MAX : yield.written > 0 ? limits->few : limits->unwritten;
+	bool few = yield.written < MANY_PAGES && yield.written <= limits->few_pages << level;
+	uint8_t most = yield.written == 0 ? limits->unwritten : few ? limits->few : LEVEL_MAX;
 
 	if (yield.fresh)
 		effort->visits = 0;

@@ -20,11 +20,12 @@ struct gmm__yield {
 /* How far apart visits may get that bring nothing: 2^this passes. Where many pages are written in vain it is 16 passes. */
 struct gmm__effort_limits {
 	uint8_t unwritten; /* nothing was written since the last visit */
-	uint8_t few;       /* hardly anything was: to look at it costs no more than the visit itself */
+	uint8_t few;       /* hardly anything was */
+	uint32_t few_pages; /* that is, no more than so many for each pass since the last visit */
 };
 
-/* Limits for passes that begin so many milliseconds after each other. */
-struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms);
+/* Limits for passes that begin so many milliseconds after each other, when the last one was so long ago. */
+struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms, uint64_t since_ms);
 
 /* At each pass: is the region to be visited? full: all are. */
 bool gmm__effort_due(struct gmm__effort *effort, bool full);

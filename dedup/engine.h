@@ -59,6 +59,7 @@ struct gmm__engine {
 	bool told_settled;              /* the embedder knows */
 	bool full;                      /* this pass visits all regions */
 	struct gmm__effort_limits effort_limits; /* of this pass */
+	uint64_t begun_ns;              /* when this pass began */
 	struct gmm__progress progress;  /* of the last pass, all workers' */
 	bool follows_up;                /* only what waits for its merge is visited */
 	uint32_t min_run;               /* shortest run merged in this pass in any VM */

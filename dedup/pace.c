@@ -32,8 +32,10 @@ void gmm__pace_begin(struct gmm__engine *engine)
 
 	engine->full = gmm->settle_waiters > 0 || engine->awaited > engine->settled_whole ||
 		       !gmm__huge_pace_judged(&engine->huge) || (gmm->remote && gmm->remote->offering_all);
-	engine->effort_limits = gmm__effort_limits(gmm__pace_rest_ms(engine));
-	engine->heat_clock = gmm__heat_clock(gmm__sys_of(gmm)->clock_ns(), gmm->options.window_ms, engine->full);
+	uint64_t now_ns = gmm__sys_of(gmm)->clock_ns();
+	engine->effort_limits = gmm__effort_limits(gmm__pace_rest_ms(engine), (now_ns - engine->begun_ns) / NANOSECONDS_PER_MS);
+	engine->begun_ns = now_ns;
+	engine->heat_clock = gmm__heat_clock(now_ns, gmm->options.window_ms, engine->full);
 }
 
 static bool may_repair(const struct gmm *gmm)

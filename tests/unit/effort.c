@@ -62,14 +62,15 @@ END_TEST
 /* Seldom passes visit what is not written often enough, and where a few pages are written sooner. */
 START_TEST(cheap_visits_are_not_far_apart)
 {
-	struct gmm__effort_limits seldom = gmm__effort_limits(2000), never = gmm__effort_limits(60000);
-	struct gmm__effort_limits often = gmm__effort_limits(10);
-	struct gmm__yield few = { .written = 20 }, many = { .written = GMM__REGION_PAGES / 2 };
+	struct gmm__effort_limits seldom = gmm__effort_limits(2000, 2000), never = gmm__effort_limits(60000, 60000);
+	struct gmm__effort_limits often = gmm__effort_limits(10, 10);
+	struct gmm__yield few = { .written = 200 }, many = { .written = GMM__REGION_PAGES };
 	struct gmm__effort effort = { 0 };
 
 	visits_within(&effort, &seldom, 100, false, nothing);
 	ck_assert_uint_eq(visits_within(&effort, &seldom, 160, false, nothing), 40);
 	visits_within(&effort, &seldom, 16, false, few);
+	ck_assert_uint_eq(effort.level, 0);
 	ck_assert_uint_eq(visits_within(&effort, &seldom, 160, false, few), 160);
 	visits_within(&effort, &seldom, 100, false, many);
 	ck_assert_uint_eq(visits_within(&effort, &seldom, 160, false, many), 10);
@@ -77,6 +78,17 @@ START_TEST(cheap_visits_are_not_far_apart)
 	ck_assert_uint_eq(visits_within(&effort, &never, 16, false, nothing), 16);
 	visits_within(&effort, &often, 100, false, few);
 	ck_assert_uint_eq(visits_within(&effort, &often, 160, false, few), 10);
+}
+END_TEST
+
+/* Where visits are far apart more is found at each: that does not keep them apart. */
+START_TEST(what_was_visited_seldom_is_not_taken_for_busy)
+{
+	struct gmm__effort_limits limits = gmm__effort_limits(2000, 2000);
+	struct gmm__effort effort = { .visits = 8, .level = 4 };
+
+	gmm__effort_learn(&effort, (struct gmm__yield){ .written = 400 }, &limits);
+	ck_assert_uint_eq(effort.level, 0);
 }
 END_TEST
 
@@ -281,6 +293,7 @@ int main(void)
 {
 	const TTest *const tests[] = { new_memory_is_visited_at_every_pass, what_never_shares_is_visited_ever_less_often,
 				 what_shares_is_visited_at_every_pass, cheap_visits_are_not_far_apart,
+				 what_was_visited_seldom_is_not_taken_for_busy,
 				 a_follow_up_merges_what_a_pass_has_found,
 				 short_windows_do_not_make_guests_look_quiet, memory_that_comes_starts_anew, a_full_pass_visits_all,
 				 all_of_a_region_is_looked_at_every_16_passes, unique_memory_costs_no_scans,
