@@ -105,6 +105,7 @@ static bool put_or_evict(struct gmm__page_index *index, struct gmm__index_entry 
 		place = find_place(index, key, true);
 	if (!place)
 		return evict(neighbourhood(index, key), entry);
+	index->used += place->key == 0;
 	*place = entry;
 	return true;
 }
@@ -127,6 +128,7 @@ static void spread(struct gmm__page_index *index, uint32_t buckets)
 
 	gmm__mem_count(index->mem, (ptrdiff_t)(bytes_of(buckets) - bytes_of(index->buckets)));
 	index->buckets = buckets;
+	index->used = 0;
 	memcpy(aside, index->entry, low * sizeof *aside);
 	memset(index->entry, 0, low * sizeof *aside);
 	for (size_t i = old; i-- > low;) {
@@ -140,7 +142,7 @@ static void spread(struct gmm__page_index *index, uint32_t buckets)
 
 static uint64_t grown(const struct gmm__page_index *index)
 {
-	return index->buckets + index->buckets / GROW_PART + 1ull;
+	return index->buckets + index->buckets / GROW_PART + (uint64_t)PROBES;
 }
 
 /* Moves the table to where it may grow to so many buckets. */
@@ -166,7 +168,7 @@ static int make_room(struct gmm__page_index *index, uint64_t most)
 int gmm__page_index_reserve(struct gmm__page_index *index, uint64_t pages)
 {
 	uint64_t buckets = pages * 5 / 8 / GMM__BUCKET + 1;
-	int rc = make_room(index, pages * 3 / 2 / GMM__BUCKET + 1);
+	int rc = make_room(index, pages * 3 / 2 / GMM__BUCKET + PROBES);
 
 	if (rc == 0 && buckets > index->buckets)
 		spread(index, (uint32_t)(buckets > grown(index) ? buckets : grown(index)));
@@ -178,13 +180,18 @@ static bool has_place(const struct gmm__page_index *index, uint32_t key)
 	return index->buckets && (find_place(index, key, false) || find_place(index, key, true));
 }
 
-/* False if no address space is left. */
-static bool grow(struct gmm__page_index *index)
+/* A neighbourhood is full of entries that are no more alike than chance will have it. One that is full in a table with room
+ * all around has entries of one fingerprint, or nearly so, which no table keeps apart. */
+static bool may_grow(const struct gmm__page_index *index)
 {
-	if (bytes_of(grown(index)) > index->reserved_bytes)
-		return false;
-	spread(index, (uint32_t)grown(index));
-	return true;
+	return index->used >= bytes_of(index->buckets) / sizeof *index->entry / 2;
+}
+
+/* Within the address space. */
+static void grow(struct gmm__page_index *index)
+{
+	if (may_grow(index) && bytes_of(grown(index)) <= index->reserved_bytes)
+		spread(index, (uint32_t)grown(index));
 }
 
 void gmm__page_index_put(struct gmm__page_index *index, uint32_t fingerprint, gmm__page_id page)
@@ -209,10 +216,12 @@ int gmm__page_index_share(struct gmm__page_index *index, uint32_t fingerprint, g
 		*there = entry;
 		return 0;
 	}
-	/* A pool may be taken over before there is any VM to say how large the domain is. */
-	while (!has_place(index, key))
-		if (!grow(index) && make_room(index, BUCKETS_MIN + 2ull * index->buckets) != 0)
-			break;
+	if (!has_place(index, key)) {
+		/* A pool may be taken over before there is any VM to say how large the domain is. */
+		if (may_grow(index) && bytes_of(grown(index)) > index->reserved_bytes)
+			make_room(index, BUCKETS_MIN + 2ull * index->buckets);
+		grow(index);
+	}
 	return index->buckets && put_or_evict(index, entry) ? 0 : -ENOMEM;
 }
 

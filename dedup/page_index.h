@@ -34,6 +34,7 @@ struct gmm__page_index {
 	struct gmm__index_entry *entry; /* page aligned; (buckets + the probes past the last one) * GMM__BUCKET in use */
 	size_t reserved_bytes;          /* address space at entry */
 	uint32_t buckets;
+	uint32_t used;                  /* places that are not empty, about */
 };
 
 static inline bool gmm__index_is_shared(const struct gmm__index_entry *entry)
@@ -55,8 +56,8 @@ struct gmm__index_entry *gmm__page_index_find(const struct gmm__page_index *inde
 /* Adds a candidate where there is no entry with this fingerprint. Without room a hint is lost. */
 void gmm__page_index_put(struct gmm__page_index *index, uint32_t fingerprint, gmm__page_id page);
 
-/* Adds a shared page, in the place of the candidate with its fingerprint. Several may have the same one. 0, or -ENOMEM: then
- * the page is simply not found by others. */
+/* Adds a shared page, in the place of the candidate with its fingerprint. Several hundred may have the same one. 0, or -ENOMEM:
+ * then the page is simply not found by others. */
 int gmm__page_index_share(struct gmm__page_index *index, uint32_t fingerprint, gmm__page_id page);
 
 /* Puts `to` (NIL: nothing) in the place of a shared page. False if it was not there. */

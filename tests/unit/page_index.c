@@ -245,6 +245,26 @@ START_TEST(equal_fingerprints)
 }
 END_TEST
 
+/* A VMM may share any number of equal pages one by one: some are found, and the table does not grow for them. */
+START_TEST(one_fingerprint_does_not_fill_the_memory)
+{
+	enum { PAGES = 20000 };
+	struct gmm__page_index index = open_index();
+	uint32_t found = 0;
+
+	ck_assert_int_eq(gmm__page_index_reserve(&index, PAGES), 0);
+	size_t bytes = mem.bytes;
+	for (uint32_t page = 1; page <= PAGES; page++)
+		found += gmm__page_index_share(&index, 8, page) == 0;
+	ck_assert_uint_ge(found, 100);
+	ck_assert_uint_le(mem.bytes, bytes * 2);
+	for (uint32_t page = 1; page <= found; page++)
+		ck_assert(take_out(&index, 8, page));
+	ck_assert_ptr_null(gmm__page_index_find(&index, 8));
+	close_index(&index);
+}
+END_TEST
+
 /* Shared pages come and go among candidates; with room for all of them none is ever missing, and the table does not grow
  * for ever. */
 START_TEST(against_a_list)
@@ -358,7 +378,7 @@ int main(void)
 	const TTest *const tests[] = {
 		empty, next_to_nothing_is_lost, entries_stay_when_the_domain_grows, stale_entries_make_room,
 		no_memory_to_grow, ends_of_the_range, a_shared_page_takes_the_place_of_its_candidate, equal_fingerprints,
-		against_a_list, shared_pages_are_not_evicted, shared_pages_make_their_own_room,
+		one_fingerprint_does_not_fill_the_memory, against_a_list, shared_pages_are_not_evicted, shared_pages_make_their_own_room,
 		entries_are_looked_at_under_rcu,
 	};
 
