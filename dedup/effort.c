@@ -6,7 +6,7 @@ enum { LEVEL_MAX = 4, LEVEL_LOW = 3, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
 
 /* Sharable memory waits so long for a visit at most. A few pages are those whose digests and faults cost about as much as the
  * visit, made once in a second. */
-enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16, MANY_PAGES = GMM__REGION_PAGES / 4 };
+enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16, MANY_PAGES = GMM__REGION_PAGES / 2 };
 
 /* Others wake a region (gmm__slot_wake) while this thread counts: a wake-up that is lost here is made good by the visit
  * that comes at the latest after 16 passes. */

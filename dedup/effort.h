@@ -14,7 +14,7 @@
 struct gmm__yield {
 	bool shared; /* pages were shared, broken or repaired, or wait for their merge */
 	bool fresh;  /* memory came that was absent before */
-	uint32_t written; /* pages found written, or digested, in vain */
+	uint32_t written; /* pages found written, or quiet again, in vain */
 };
 
 /* How far apart visits may get that bring nothing: 2^this passes. Where many pages are written in vain it is 16 passes. */

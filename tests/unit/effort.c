@@ -87,7 +87,7 @@ START_TEST(what_was_visited_seldom_is_not_taken_for_busy)
 	struct gmm__effort_limits limits = gmm__effort_limits(2000, 2000);
 	struct gmm__effort effort = { .visits = 8, .level = 4 };
 
-	gmm__effort_learn(&effort, (struct gmm__yield){ .written = 400 }, &limits);
+	gmm__effort_learn(&effort, (struct gmm__yield){ .written = 900 }, &limits);
 	ck_assert_uint_eq(effort.level, 0);
 }
 END_TEST
