@@ -6,7 +6,10 @@ enum { LEVEL_MAX = 4, LEVEL_LOW = 3, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
 
 /* Sharable memory waits so long for a visit at most. A few pages are those whose digests and faults cost about as much as the
  * visit, made once in a second. */
-enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16, MANY_PAGES = GMM__REGION_PAGES / 2 };
+enum { UNWRITTEN_MS = 8000, FEW_WRITTEN_MS = 1000, FEW_PAGES = GMM__REGION_PAGES / 16 };
+
+/* With so many written, nobody knows how often they were. */
+enum { ALL_PAGES = GMM__REGION_PAGES / 8 * 7 };
 
 /* Others wake a region (gmm__slot_wake) while this thread counts: a wake-up that is lost here is made good by the visit
  * that comes at the latest after 16 passes. */
@@ -66,8 +69,8 @@ struct gmm__effort_limits gmm__effort_limits(uint64_t pass_ms, uint64_t since_ms
 void gmm__effort_learn(struct gmm__effort *effort, struct gmm__yield yield, const struct gmm__effort_limits *limits)
 {
 	uint8_t level = load(&effort->level);
-	bool few = yield.written < MANY_PAGES && yield.written <= limits->few_pages << level;
-	uint8_t most = yield.written == 0 ? limits->unwritten : few ? limits->few : LEVEL_MAX;
+	uint8_t most = yield.written == 0 ? limits->unwritten : yield.written > limits->few_pages << level ? LEVEL_MAX :
+		       yield.written > ALL_PAGES ? level : limits->few;
 
 	if (yield.fresh)
 		effort->visits = 0;

@@ -14,13 +14,13 @@
 struct gmm__yield {
 	bool shared; /* pages were shared, broken or repaired, or wait for their merge */
 	bool fresh;  /* memory came that was absent before */
-	uint32_t written; /* pages found written, or quiet again, in vain */
+	uint32_t written; /* pages found written */
 };
 
 /* How far apart visits may get that bring nothing: 2^this passes. Where many pages are written in vain it is 16 passes. */
 struct gmm__effort_limits {
 	uint8_t unwritten; /* nothing was written since the last visit */
-	uint8_t few;       /* hardly anything was */
+	uint8_t few;       /* a few pages were */
 	uint32_t few_pages; /* that is, no more than so many for each pass since the last visit */
 };
 

@@ -111,7 +111,7 @@ static struct gmm__yield yield_of(const struct gmm__progress *before, const stru
 			  before->postponed - before->broken - before->huge_broken;
 
 	return (struct gmm__yield){ .shared = shared > 0, .fresh = after->fresh > before->fresh,
-				    .written = (uint32_t)(after->found - before->found) };
+				    .written = (uint32_t)(after->found - after->digested - before->found + before->digested) };
 }
 
 /* Returns false when the VM, the slot or the engine has to be left. Takes no lock that others wait for: at idle priority
