@@ -15,6 +15,9 @@
 /* KSM skips a page for longer the more often it found it alone; after so many passes it has come to rest. */
 enum { WARM_UP_PASSES = 20 };
 
+/* gmm visits memory at rest once in 16 passes: fewer of them say little. */
+enum { UNWRITTEN_PASSES = 32 };
+
 #define POLL_NS (5 * BENCH_NS_PER_MS)
 
 struct steady_arg {
@@ -61,7 +64,7 @@ static void write_part(const struct bench_guests *guests, double percent, uint64
 	}
 }
 
-/* From the end of a pass to the end of a pass, for at least the time and three passes. */
+/* From the end of a pass to the end of a pass, for at least the time and so many passes. */
 static void run_unwritten(const struct bench_engine *engine, const struct bench_options *options,
 	struct clocks *begin, struct clocks *end)
 {
@@ -71,7 +74,7 @@ static void run_unwritten(const struct bench_engine *engine, const struct bench_
 	*begin = read_clocks(engine);
 	do
 		wait_for_pass(engine);
-	while (gmm__host_now_ns() < end_ns || engine->passes() < begin->passes + 3);
+	while (gmm__host_now_ns() < end_ns || engine->passes() < begin->passes + UNWRITTEN_PASSES);
 	*end = read_clocks(engine);
 }
 
