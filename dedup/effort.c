@@ -2,7 +2,7 @@
 #include "dedup/effort.h"
 
 /* Level k: a visit every 2^k passes. */
-enum { LEVEL_MAX = 4, LEVEL_LOW = 3, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
+enum { LEVEL_MAX = 4, LEVEL_LOW = 1, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
 
 /* Sharable memory waits so long for a visit at most. A few pages are those whose digests and faults cost about as much as the
  * visit, made once in a second. */

@@ -34,7 +34,8 @@ bool gmm__effort_due(struct gmm__effort *effort, bool full);
  * them. */
 bool gmm__effort_survey(struct gmm__effort *effort);
 
-/* True for a region that is visited so seldom that written shared pages are looked for at each visit. */
+/* True for a region that is not visited at every pass: written shared pages are looked for at each visit, since the passes that
+ * look for them might never be those that visit it. */
 bool gmm__effort_is_low(const struct gmm__effort *effort);
 
 /* After a visit. */
