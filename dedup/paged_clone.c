@@ -201,8 +201,7 @@ static int give(struct piece *p)
 		p->page[i].clone_page = p->kind[i] == KIND_COPY ? p->own[i] : p->page[i].page;
 		if (p->kind[i] == KIND_COPY)
 			continue;
-		gmm__tally_add(&to->references, p->page[i].page, 1);
-		gmm__tally_add(&to->shared_chunks, gmm__page_chunk(p->page[i].page), 1);
+		gmm__paged_refer(to, p->page[i].page, 1);
 		to->used[GMM_ACCOUNT_BASE]++;
 	}
 	return gmm__paged_leave(p->to, GMM_OK);

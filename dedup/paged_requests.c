@@ -121,8 +121,9 @@ static gmm__page_id new_copy(struct gmm__paged *paged, gmm__page_id page)
 
 static bool try_move(struct gmm__paged *paged, struct gmm__request *request)
 {
-	if (gmm__request_names(paged, request->page))
-		return false; /* its table may come to name the page just now */
+	/* Its table may come to name the page just now, or does since it was looked through. */
+	if (request->overtaken || gmm__request_names(paged, request->page))
+		return false;
 	bool moved = gmm__paged_move(paged, request->page, request->shared);
 	if (!moved) {
 		gmm__page_id to = new_copy(paged, request->page);

@@ -33,6 +33,7 @@ struct gmm__request {
 	gmm__page_id twin;    /* ASKED: a private page that seemed equal; NIL: none, it is to join */
 	uint32_t fingerprint; /* ASKED: that both are known by */
 	uint32_t whole;       /* ASKED, with a twin: digest of all its bytes */
+	bool overtaken;       /* PROPOSED: the VM came to use the page in one more place since */
 };
 
 enum { GMM__REQUESTS_MAX = 1024 };
@@ -143,6 +144,9 @@ int gmm__paged_promote(struct gmm__paged *paged, struct gmm__private_chunk *chun
 int gmm__paged_join_to(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page,
 		       gmm__page_id shared, bool park, bool *ret_joined);
 void gmm__paged_hollow(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page);
+/* Counts n references of the VM to a shared page, for which room was reserved. With its lock. */
+void gmm__paged_refer(struct gmm__paged *paged, gmm__page_id shared, uint32_t n);
+
 /* The VM's references to a shared page become such to `to`, if that has the same bytes (INV-1); one more, to the old page, is
  * charged to it. False: nothing changed. */
 bool gmm__paged_move(struct gmm__paged *paged, gmm__page_id page, gmm__page_id to);
@@ -151,6 +155,10 @@ bool gmm__paged_move(struct gmm__paged *paged, gmm__page_id page, gmm__page_id t
  * be asked. */
 struct gmm__request *gmm__request_new(struct gmm__paged *paged, gmm__page_id page, uint32_t pfn);
 struct gmm__request *gmm__request_find(struct gmm__paged *paged, uint64_t id);
+/* The VM uses the shared page in one more place. If it was asked to move that page, it may have made ready for that without
+ * the new place: whatever it answers, the page does not move. */
+void gmm__requests_overtake(struct gmm__paged *paged, gmm__page_id page);
+
 /* True while the VM has been told of a shared page and not confirmed that its table says so. */
 bool gmm__request_names(const struct gmm__paged *paged, gmm__page_id shared);
 /* Over: what it holds is given back. */

@@ -55,6 +55,15 @@ bool gmm__request_names(const struct gmm__paged *paged, gmm__page_id shared)
 	return false;
 }
 
+void gmm__requests_overtake(struct gmm__paged *paged, gmm__page_id page)
+{
+	struct gmm__requests *q = &paged->requests;
+
+	for (uint32_t i = 0; i < q->limit; i++)
+		if (q->request[i].state == GMM__REQUEST_PROPOSED && q->request[i].page == page)
+			q->request[i].overtaken = true;
+}
+
 void gmm__request_end(struct gmm__paged *paged, struct gmm__request *request)
 {
 	if (request->state == GMM__REQUEST_SWITCHED) {

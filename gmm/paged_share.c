@@ -23,12 +23,18 @@ int gmm__paged_find_sharable(struct gmm__paged *paged, gmm__page_id page, struct
 	return GMM_OK;
 }
 
+void gmm__paged_refer(struct gmm__paged *paged, gmm__page_id shared, uint32_t n)
+{
+	gmm__tally_add(&paged->references, shared, n);
+	gmm__tally_add(&paged->shared_chunks, gmm__page_chunk(shared), n);
+	gmm__requests_overtake(paged, shared);
+}
+
 /* The private page gives way to the shared one, of which a reference was taken. `used` counts both alike. */
 static void replace(struct gmm__paged *paged, struct gmm__private_chunk *chunk, gmm__page_id page, gmm__page_id shared,
 		    bool park)
 {
-	gmm__tally_add(&paged->references, shared, 1);
-	gmm__tally_add(&paged->shared_chunks, gmm__page_chunk(shared), 1);
+	gmm__paged_refer(paged, shared, 1);
 	if (park)
 		gmm__paged_park(paged, chunk, gmm__page_index(page));
 	else
@@ -107,8 +113,7 @@ bool gmm__paged_move(struct gmm__paged *paged, gmm__page_id page, gmm__page_id t
 		gmm__tally_remove(&paged->references, page, n - 1);
 		gmm__tally_remove(&paged->shared_chunks, gmm__page_chunk(page), n - 1);
 	}
-	gmm__tally_add(&paged->references, to, n);
-	gmm__tally_add(&paged->shared_chunks, gmm__page_chunk(to), n);
+	gmm__paged_refer(paged, to, n);
 	paged->used[GMM_ACCOUNT_BASE]++;
 	paged->counters.moved += n;
 	return true;

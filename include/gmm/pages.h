@@ -225,7 +225,8 @@ int gmm_vm_clone_pages(struct gmm_vm *source, const char *name, uint64_t count, 
  *           wherever the VM uses that? ACCEPTED means that until the outcome no call is under way that names `page` or might
  *           return it; the guest goes on. UPDATE: the VM has as many references to shared_page now, and one to `page`,
  *           charged to its reservation, until it answers ACCEPTED: then its table, and news of handy pages that it has not
- *           told yet, say shared_page, and nothing reads `page`.
+ *           told yet, say shared_page, and nothing reads `page`. CANCEL, too, when the VM came to use `page` in one more
+ *           place since it was asked.
  *   FLUSH   The engine is about to look at the VM: a good time for gmm_vm_refill_handy_pages with all news, so that the
  *           accounts are exact.
  *

@@ -319,6 +319,37 @@ START_TEST(late)
 }
 END_TEST
 
+/* The VMM looks through its table, then comes to use the page in one more place, then says yes. */
+START_TEST(used_anew_while_asked)
+{
+	struct gmm_request outcome;
+	gmm_page_id more;
+	bool joined;
+	uint32_t i = 0;
+
+	begin();
+	a.move = b.move = GMM_ANSWER_LATER;
+	compact();
+	ck_assert_uint_gt(a.asked, 1);
+	while (a.table[i] != a.open[0].page)
+		i++;
+	assert_ok(gmm_vm_allocate_pages(a.vm, GMM_ACCOUNT_BASE, 1, NULL, &more));
+	memcpy(vm_page(a.vm, more), expected(i), GMM_PAGE_SIZE);
+	assert_ok(gmm_vm_join_page(a.vm, more, a.table[i], &joined));
+	ck_assert(joined);
+	assert_ok(gmm_paged_answer(a.vm, a.open[0].id, GMM_ANSWER_ACCEPTED, &outcome));
+	ck_assert_int_eq(outcome.kind, GMM_REQUEST_CANCEL);
+	assert_ok(gmm_paged_answer(a.vm, a.open[1].id, GMM_ANSWER_ACCEPTED, &outcome));
+	ck_assert_int_eq(outcome.kind, GMM_REQUEST_UPDATE);
+	replace(&a, &outcome);
+	assert_ok(gmm_paged_answer(a.vm, outcome.id, GMM_ANSWER_ACCEPTED, &outcome));
+	check_bytes(&a);
+	assert_ok(gmm_vm_free_pages(a.vm, GMM_ACCOUNT_BASE, 1, &a.table[i], NULL)); /* the one that has joined */
+	check_bytes(&a);
+	finish();
+}
+END_TEST
+
 START_TEST(never)
 {
 	begin();
@@ -401,7 +432,8 @@ END_TEST
 
 int main(void)
 {
-	const TTest *tests[] = { all_agree, one_declines, the_first_declines, nobody_to_ask, at_the_end_of_its_reservation, late, never,
+	const TTest *tests[] = { all_agree, one_declines, the_first_declines, nobody_to_ask, at_the_end_of_its_reservation, late,
+				 used_anew_while_asked, never,
 				 an_update_not_confirmed, freed_while_asked, ends_in_between };
 
 	return unit_main("paged_compact", tests, sizeof tests / sizeof *tests);
