@@ -15,6 +15,9 @@ enum { QUIET_PASSES = 3, CALM_PASSES = 8, CALM_INTERVALS = 4, FORGET_PASSES = 16
  * 24 of the time. Of memory that is new it is a quarter. */
 enum { WORTH_PAGES = 256, SHORT_WINDOWS = 8, NEW_WINDOWS = 4, COST_PARTS = 24 };
 
+/* A window that is as short already says nothing about whether a page is quiet when it gets shorter. */
+enum { SHORTEST_MS = 250 };
+
 /* Passes that share next to nothing take at the end one part in 16 of the time, and rest no longer than so. */
 enum { BARREN_PASSES = 15, COST_REST_MAX_MS = 8000 };
 
@@ -207,11 +210,15 @@ static uint64_t window_now_ms(const struct gmm__engine *engine)
 	uint64_t window_ms = engine->gmm->options.window_ms;
 	uint64_t cost_ms = engine->pass_cpu_ns * COST_PARTS / NANOSECONDS_PER_MS;
 
-	if (engine->hurry)
-		return window_ms / NEW_WINDOWS;
-	if (!is_worth_while(engine) || cost_ms > window_ms)
+	uint64_t short_ms = window_ms / (engine->hurry ? NEW_WINDOWS : SHORT_WINDOWS);
+
+	if (!engine->hurry && !is_worth_while(engine))
 		return window_ms << engine->window_shift;
-	return cost_ms > window_ms / SHORT_WINDOWS ? cost_ms : window_ms / SHORT_WINDOWS;
+	if (short_ms < SHORTEST_MS)
+		short_ms = SHORTEST_MS;
+	if (!engine->hurry && cost_ms > short_ms)
+		short_ms = cost_ms;
+	return short_ms < window_ms ? short_ms : window_ms;
 }
 
 /* Passes that share next to nothing get a share of the time that becomes smaller with each of them: a half, a third, a

@@ -7,7 +7,7 @@
 #include "tests/support/suite.h"
 #include "tests/unit/support/hand_engine.h"
 
-enum { WINDOW_MS = 150, SHIFT = 3, BUSY_THREADS = 4 };
+enum { WINDOW_MS = 150, LONG_WINDOW_MS = 2000, SHIFT = 3, BUSY_THREADS = 4 };
 
 static struct gmm *gmm;
 static struct gmm__engine *engine;
@@ -78,11 +78,15 @@ END_TEST
 START_TEST(new_memory_rests_for_a_part_of_the_window)
 {
 	open_engine();
+	gmm->options.window_ms = LONG_WINDOW_MS;
 	engine->window_shift = 0;
 	engine->hurry = true;
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS / 4);
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), LONG_WINDOW_MS / 4);
+	gmm->options.window_ms = WINDOW_MS; /* short already */
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
 	rest_ms();
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS); /* once */
+	gmm->options.window_ms = LONG_WINDOW_MS;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), LONG_WINDOW_MS); /* once */
 	close_engine();
 }
 END_TEST
@@ -92,24 +96,26 @@ START_TEST(the_window_is_short_while_pages_come_to_be_shared)
 	enum { NS_PER_MS = 1000000 };
 
 	open_engine();
+	gmm->options.window_ms = LONG_WINDOW_MS;
 	engine->window_shift = 0;
 	engine->lately_merged = 1000;
 	engine->pass_cpu_ns = 0;
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS / 8);
-	engine->pass_cpu_ns = 2 * NS_PER_MS; /* one part in so many of the time */
-	ck_assert_uint_gt(gmm__pace_rest_ms(engine), 2 * 20);
-	ck_assert_uint_lt(gmm__pace_rest_ms(engine), WINDOW_MS);
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), LONG_WINDOW_MS / 8);
+	engine->pass_cpu_ns = 2 * NS_PER_MS;
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), LONG_WINDOW_MS / 8); /* cheap */
+	engine->pass_cpu_ns = 20 * NS_PER_MS; /* one part in 24 of the time */
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), 480);
 	engine->quiet_passes = 9; /* too few for what is called work, and still worth a look */
-	ck_assert_uint_lt(gmm__pace_rest_ms(engine), WINDOW_MS);
+	ck_assert_uint_lt(gmm__pace_rest_ms(engine), LONG_WINDOW_MS);
 	engine->pass_cpu_ns = 1000 * NS_PER_MS;
 	engine->quiet_passes = 0;
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), LONG_WINDOW_MS);
 	engine->pass_cpu_ns = 0;
 	engine->lately_merged = 10;
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), LONG_WINDOW_MS);
 	engine->lately_merged = 1000;
 	engine->window_shift = 1; /* shared pages are written soon after */
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), 2 * WINDOW_MS);
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), 2 * LONG_WINDOW_MS);
 	close_engine();
 }
 END_TEST
@@ -133,7 +139,7 @@ START_TEST(passes_that_share_nothing_rest_by_what_they_cost)
 	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
 	engine->awaited = 0;
 	engine->hurry = true; /* new memory */
-	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS / 4);
+	ck_assert_uint_eq(gmm__pace_rest_ms(engine), WINDOW_MS);
 	close_engine();
 }
 END_TEST
