@@ -256,8 +256,10 @@ static void begin_vmm(struct vmm *v, uint64_t reserved)
 
 static void end_vmm(struct vmm *v)
 {
+	uint64_t wrong = v->wrong; /* the engine may ask while the VM ends, whose calls fail then */
+
 	assert_ok(gmm_vm_destroy(v->vm, GMM_RAM_DISCARD));
-	ck_assert_uint_eq(v->wrong, 0);
+	ck_assert_uint_eq(wrong, 0);
 	for (uint32_t i = 0; i < PAGES; i++)
 		pthread_mutex_destroy(&v->lock[i]);
 	pthread_mutex_destroy(&v->handy_lock);
@@ -357,7 +359,7 @@ static void mix(bool paged_first)
 	/* All move together, or the paged VM's pages would be there twice. */
 	assert_ok(gmm_instance_compact(gmm, NULL));
 	engine_passes(gmm, 20);
-	ck_assert_uint_gt(v.moves, 0);
+	assert_eventually(v.moves > 0);
 	assert_eventually(stats_of(gmm).pool_pages == PAGES); /* the idle engine may be moving some */
 	assert_eventually(stats_of(gmm).pool_chunks == 1);
 	ck_assert_uint_eq(differ(&v, SEED) + ram_wrong(ram, PAGES, SEED), 0);
@@ -438,7 +440,7 @@ static void *run_guest(void *arg)
 
 START_TEST(writers)
 {
-	enum { VMS = 2, ROUNDS = 20 };
+	enum { VMS = 2, ROUNDS = 20, MORE_ROUNDS = 400 };
 	static struct vmm v[VMS];
 	gmm_page_id filling[FILLER] = { 0 };
 	pthread_t threads[2 * VMS];
@@ -453,7 +455,8 @@ START_TEST(writers)
 	assert_ok(gmm_engine_start(gmm));
 	for (int i = 0; i < 2 * VMS; i++)
 		ck_assert_int_eq(pthread_create(&threads[i], NULL, run_guest, &v[i / 2]), 0);
-	for (int i = 0; i < ROUNDS; i++) {
+	/* On a busy host a VM may answer too late for a while. */
+	for (int i = 0; i < ROUNDS || ((v[0].moves == 0 || v[1].moves == 0) && i < MORE_ROUNDS); i++) {
 		usleep(70000);
 		assert_ok(gmm_instance_validate(gmm));
 		if (i % 2 == 0)
