@@ -176,7 +176,7 @@ struct gmm__merge gmm__process_merge(struct gmm__worker *worker, const struct gm
 				    .waits = &worker->waits };
 }
 
-/* From now on others find in the shared index what was promoted, and may promote the rest themselves. */
+/* From now on others find in the index what was promoted, and may promote the rest themselves. */
 static void end_promotions(struct gmm__worker *worker, struct gmm__catalog *catalog)
 {
 	if (worker->engine->workers == 1)

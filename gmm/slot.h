@@ -2,8 +2,8 @@
  *
  * Each page has a state byte and a 32-bit value: while it lies under a pool mapping (FILL, SHARED, BROKEN) the
  * value is the page id of the slot that covers it; while it is UNIQUE, NOMINATED, BUDGET or RACED it is the
- * fingerprint of its bytes as last digested; while it is VOLATILE it is its heat (dedup/heat.h); else 0. FILL and SHARED hold one reference to that page, BROKEN one broken cover
- * (INV-3). Five bytes a page.
+ * fingerprint of its bytes as last digested; while it is VOLATILE it is its heat (dedup/heat.h); else 0. FILL and
+ * SHARED hold one reference to that page, BROKEN one broken cover (INV-3). Five bytes a page.
  *
  * A HUGE page that was sampled has a fingerprint, too (0 with GMM__FLAG_FILL: it was zero).
  *

@@ -48,7 +48,7 @@ START_TEST(promoted_without_a_twin)
 }
 END_TEST
 
-/* The scanner's shared index has it, so that others join without a twin of theirs. */
+/* The scanner's index has it, so that others join without a twin of theirs. */
 START_TEST(found_by_the_scanner)
 {
 	open_twins(8);

@@ -130,6 +130,12 @@ END_TEST
 
 /* ---- in passes ------------------------------------------------------------------------------------------------- */
 
+static void pass_after(uint64_t ms)
+{
+	world->clock_ns += ms * 1000000;
+	gmm__engine_pass(world->engine);
+}
+
 /* So many passes, each `ms` after the one before; page 0 of both is written before each one. */
 static void hot_passes(unsigned passes, unsigned ms)
 {
@@ -137,8 +143,7 @@ static void hot_passes(unsigned passes, unsigned ms)
 
 	for (unsigned i = 0; i < passes; i++) {
 		fake_write(a, 0, 3, ++value);
-		world->clock_ns += (uint64_t)ms * 1000000;
-		gmm__engine_pass(world->engine);
+		pass_after(ms);
 	}
 	fake_check();
 }
@@ -172,10 +177,8 @@ START_TEST(what_becomes_quiet_is_shared)
 	open_hot();
 	hot_passes(200, 20);
 	fake_fill(a, 0, 200);
-	for (unsigned i = 0; i < 350 && fake_state(a, 0) != GMM_PAGE_SHARED; i++) {
-		world->clock_ns += 20000000;
-		gmm__engine_pass(world->engine);
-	}
+	for (unsigned i = 0; i < 350 && fake_state(a, 0) != GMM_PAGE_SHARED; i++)
+		pass_after(20);
 	assert_state(a, 0, GMM_PAGE_SHARED);
 	fake_close();
 }
@@ -191,8 +194,7 @@ START_TEST(what_rests_may_go)
 	fake_drop(a, 0);
 	a->page[1].swapped = true;
 	a->slot->state[2] |= GMM__FLAG_UNSHAREABLE;
-	world->clock_ns += 20000000;
-	gmm__engine_pass(world->engine);
+	pass_after(20);
 	assert_state(a, 0, GMM_PAGE_ABSENT);
 	assert_state(a, 1, GMM_PAGE_SWAPPED);
 	a->slot->state[2] &= (uint8_t)~GMM__FLAG_UNSHAREABLE;
@@ -227,12 +229,9 @@ START_TEST(unripe_pages_are_work_left)
 	open_hot();
 	for (uint32_t i = 0; i < 8; i++)
 		fake_write(a, i, 3, 1);
-	for (unsigned ms = 20; ms <= 2020; ms += 2000) { /* they are read, and armed */
-		world->clock_ns += ms * UINT64_C(1000000);
-		gmm__engine_pass(world->engine);
-	}
-	world->clock_ns += 20000000;
-	gmm__engine_pass(world->engine);
+	pass_after(20); /* they are read */
+	pass_after(2020); /* and armed */
+	pass_after(20);
 	ck_assert_uint_eq(world->engine->progress.unripe, 8);
 	ck_assert_uint_eq(world->engine->quiet_passes, 0);
 	fake_passes(20);
