@@ -98,9 +98,12 @@ bool ram_is_own_copy(const uint8_t *at)
 
 bool ram_is_shared_again(const uint8_t *at)
 {
-	for (int i = 0; i < 300 && ram_is_own_copy(at); i++)
+	for (int i = 0; i < 300; i++) {
+		if (ram_pool_pages(at, PAGE) == 1 && !ram_is_own_copy(at))
+			return true;
 		nap();
-	return !ram_is_own_copy(at);
+	}
+	return false;
 }
 
 uint8_t *ram_shared(void)
