@@ -95,7 +95,8 @@ int main(void)
 	test_plain();
 	test_fixed();
 	io_uring_queue_exit(&ring);
-	CHECK(ram_is_shared_again(ram + PLAIN * PAGE) && ram_is_shared_again(ram + FIXED * PAGE));
+	ram_wait_all_shared(ram + PLAIN * PAGE, PAGE);
+	ram_wait_all_shared(ram + FIXED * PAGE, PAGE);
 	CHECK(ram_is_right(ram, 0, RAM_PAGES));
 	return 0;
 }

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { WAIT_SECONDS = 60 };
+
 void ram_check(bool condition, const char *text, const char *file, int line)
 {
 	if (condition)
@@ -76,14 +78,27 @@ static void nap(void)
 	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
 }
 
-void ram_wait_shared(const uint8_t *ram, size_t bytes)
+static time_t now(void)
 {
-	time_t end = time(NULL) + 60;
+	struct timespec now;
 
-	while (ram_pool_pages(ram, bytes) < bytes / PAGE * 3 / 4) {
-		CHECK(time(NULL) < end);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
+static void wait_mapped(const uint8_t *ram, size_t bytes, size_t pages)
+{
+	time_t end = now() + WAIT_SECONDS;
+
+	while (ram_pool_pages(ram, bytes) < pages) {
+		CHECK(now() < end);
 		nap();
 	}
+}
+
+void ram_wait_shared(const uint8_t *ram, size_t bytes)
+{
+	wait_mapped(ram, bytes, bytes / PAGE * 3 / 4);
 }
 
 bool ram_is_own_copy(const uint8_t *at)
@@ -93,17 +108,27 @@ bool ram_is_own_copy(const uint8_t *at)
 
 	CHECK(fd >= 0 && pread(fd, &entry, 8, (off_t)((uintptr_t)at / PAGE * 8)) == 8);
 	close(fd);
-	return (entry >> 63 & 1) && !(entry >> 61 & 1); /* present, and not of a file */
+	return (entry >> 63 & 1 && !(entry >> 61 & 1)) || entry >> 62 & 1; /* present, and not of a file; or in swap */
 }
 
-bool ram_is_shared_again(const uint8_t *at)
+static bool is_all_shared(const uint8_t *ram, size_t bytes)
 {
-	for (int i = 0; i < 300; i++) {
-		if (ram_pool_pages(at, PAGE) == 1 && !ram_is_own_copy(at))
-			return true;
+	if (ram_pool_pages(ram, bytes) != bytes / PAGE)
+		return false;
+	for (size_t at = 0; at < bytes; at += PAGE)
+		if (ram_is_own_copy(ram + at))
+			return false;
+	return true;
+}
+
+void ram_wait_all_shared(const uint8_t *ram, size_t bytes)
+{
+	time_t end = now() + WAIT_SECONDS;
+
+	while (!is_all_shared(ram, bytes)) {
+		CHECK(now() < end);
 		nap();
 	}
-	return false;
 }
 
 uint8_t *ram_shared(void)
@@ -112,7 +137,7 @@ uint8_t *ram_shared(void)
 
 	ram_fill(ram, 0, RAM_PAGES);
 	CHECK(madvise(ram, RAM_BYTES, MADV_MERGEABLE) == 0);
-	ram_wait_shared(ram, RAM_BYTES);
+	wait_mapped(ram, RAM_BYTES, RAM_PAGES); /* nobody writes to it meanwhile */
 	CHECK(ram_is_right(ram, 0, RAM_PAGES));
 	return ram;
 }

@@ -21,18 +21,18 @@ void ram_fill(uint8_t *ram, size_t first_page, size_t pages);
 bool ram_is_right(const uint8_t *ram, size_t first_page, size_t pages);
 bool ram_is_zero(const uint8_t *ram, size_t first_page, size_t pages);
 
-/* ram_map, ram_fill, MADV_MERGEABLE, and the wait until it is shared. */
+/* ram_map, ram_fill, MADV_MERGEABLE, and the wait until all of it is shared. */
 uint8_t *ram_shared(void);
 
 /* How many pages of the range lie in mappings of the pool. */
 size_t ram_pool_pages(const uint8_t *ram, size_t bytes);
 
-/* Whether a page is the program's own copy rather than one of the pool; and whether it is, or becomes within six seconds,
- * one of the pool. */
+/* Whether a page is the program's own copy rather than one of the pool. */
 bool ram_is_own_copy(const uint8_t *at);
-bool ram_is_shared_again(const uint8_t *at);
 
-/* Waits until most of it is shared. Ends the program after a minute. */
+/* Waits until most of it is in mappings of the pool, or until every page is one of the pool: only then the engine has
+ * nothing left to do there, and what is written breaks a page that was shared. End the program after a minute. */
 void ram_wait_shared(const uint8_t *ram, size_t bytes);
+void ram_wait_all_shared(const uint8_t *ram, size_t bytes);
 
 #endif
