@@ -50,15 +50,15 @@ static void test_remap(void)
 	CHECK(moved == place);
 	CHECK(ram_is_right(moved, 0, RAM_PAGES) && ram_is_zero(moved, RAM_PAGES, RAM_PAGES));
 	ram_fill(moved, RAM_PAGES, RAM_PAGES);
-	ram_wait_shared(moved, 2 * RAM_BYTES);
+	ram_wait_all_shared(moved, 2 * RAM_BYTES);
 	CHECK(ram_is_right(moved, 0, 2 * RAM_PAGES));
 	CHECK(mremap(moved, 2 * RAM_BYTES, RAM_BYTES, 0) == moved);
-	ram_wait_shared(moved, RAM_BYTES);
+	ram_wait_all_shared(moved, RAM_BYTES);
 	CHECK(ram_is_right(moved, 0, RAM_PAGES));
 
 	uint8_t *copy = mremap(moved, RAM_BYTES, RAM_BYTES, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
 	CHECK(copy != MAP_FAILED && ram_is_right(copy, 0, RAM_PAGES) && ram_is_zero(moved, 0, RAM_PAGES));
-	ram_wait_shared(copy, RAM_BYTES);
+	ram_wait_all_shared(copy, RAM_BYTES);
 	CHECK(mremap(copy, RAM_BYTES, RAM_BYTES, 64) == MAP_FAILED && errno == EINVAL);
 	CHECK(ram_is_right(copy, 0, RAM_PAGES));
 	CHECK(munmap(copy, RAM_BYTES) == 0 && munmap(moved, RAM_BYTES) == 0);
