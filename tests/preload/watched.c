@@ -40,7 +40,7 @@ static void serve(int fd, uint8_t *ram)
 	while (served < RAM_PAGES) {
 		struct pollfd pollfd = { .fd = fd, .events = POLLIN };
 		struct uffd_msg message;
-		CHECK(poll(&pollfd, 1, 20000) == 1);
+		CHECK(poll(&pollfd, 1, 60000) == 1);
 		if (read(fd, &message, sizeof message) != sizeof message)
 			continue;
 		size_t page = (message.arg.pagefault.address - (uintptr_t)ram) / PAGE;
