@@ -170,7 +170,7 @@ void engine_settle(struct gmm *gmm)
 {
 	if (!stats_of(gmm).running)
 		assert_ok(gmm_engine_start(gmm));
-	assert_ok(gmm_engine_wait_settled(gmm, 30000));
+	assert_ok(gmm_engine_wait_settled(gmm, 60000));
 }
 
 void engine_passes(struct gmm *gmm, unsigned passes)
