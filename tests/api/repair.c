@@ -44,7 +44,8 @@ START_TEST(a_page_that_is_equal_again_is_shared_again)
 
 	for (size_t i = 0; i < PAGES; i += 2)
 		guest_store(pair.ram[0] + i * PAGE, 300, 1);
-	assert_eventually(vm_state(pair.vm[0], GMM_PAGE_BROKEN) == PAGES / 2);
+	/* All have been seen; where a page is a mapping of its own, since a freeze was given up, it is plain memory again. */
+	assert_eventually(vm_state(pair.vm[0], GMM_PAGE_BROKEN) + vm_state(pair.vm[0], GMM_PAGE_UNIQUE) == PAGES / 2);
 	ram_fill(pair.ram[0], PAGES, SEED);
 	assert_eventually(vm_state(pair.vm[0], GMM_PAGE_SHARED) == PAGES);
 	ck_assert_uint_eq(vm_state(pair.vm[0], GMM_PAGE_BROKEN), 0);
@@ -62,7 +63,7 @@ START_TEST(a_page_that_is_equal_to_another_is_shared_with_that)
 
 	page_fill(pair.ram[0] + 10 * PAGE, SEED + 200); /* what page 200 holds */
 	assert_eventually(vm_stats_of(pair.vm[0]).repairs == 1);
-	ck_assert_uint_eq(vm_state(pair.vm[0], GMM_PAGE_SHARED), PAGES);
+	assert_eventually(vm_state(pair.vm[0], GMM_PAGE_SHARED) == PAGES);
 	ck_assert(page_is(pair.ram[0] + 10 * PAGE, SEED + 200));
 	ck_assert(page_is(pair.ram[1] + 10 * PAGE, SEED + 10));
 	pair_close(&pair);
@@ -151,6 +152,7 @@ START_TEST(no_write_is_lost_while_pages_are_repaired)
 	for (int i = 0; i < 2; i++)
 		ck_assert_int_eq(pthread_create(&thread[i], NULL, write_words, &writer[i]), 0);
 	sleep_ms(3000);
+	assert_eventually(stats_of(pair.gmm).total.repairs > 10);
 	for (int i = 0; i < 2; i++) {
 		atomic_store(&writer[i].stop, true);
 		pthread_join(thread[i], NULL);
@@ -158,7 +160,6 @@ START_TEST(no_write_is_lost_while_pages_are_repaired)
 	}
 	printf("%lu writes, %lu repairs\n", writer[0].writes + writer[1].writes,
 	       stats_of(pair.gmm).total.repairs);
-	ck_assert_uint_gt(stats_of(pair.gmm).total.repairs, 10);
 	pair_close(&pair);
 }
 END_TEST
