@@ -147,7 +147,8 @@ struct churner {
 	pthread_t thread;
 	uint64_t random;
 	atomic_bool *stop;
-	uint64_t vms, wrong, refused; /* of this thread */
+	_Atomic uint64_t vms; /* of this thread, like the others */
+	uint64_t wrong, refused;
 };
 
 /* One life of a VM with adopted RAM: equal pages, a few written ones, and an end while passes go on. */
@@ -190,19 +191,28 @@ static void *churn(void *arg)
 	return NULL;
 }
 
+static uint64_t lives(const struct churner *churners)
+{
+	uint64_t vms = 0;
+
+	for (unsigned i = 0; i < CHURNERS; i++)
+		vms += churners[i].vms;
+	return vms;
+}
+
 START_TEST(vms_end_in_the_middle_of_passes)
 {
 	struct gmm *gmm = instance_open();
 	struct churner churners[CHURNERS];
 	atomic_bool stop = false;
-	uint64_t vms = 0, end = now_ms() + 3000;
+	uint64_t vms, end = now_ms() + 3000;
 
 	assert_ok(gmm_engine_start(gmm));
-	for (unsigned i = 0; i < CHURNERS; i++) {
+	for (unsigned i = 0; i < CHURNERS; i++)
 		churners[i] = (struct churner){ .gmm = gmm, .random = 77 + i, .stop = &stop };
+	for (unsigned i = 0; i < CHURNERS; i++)
 		ck_assert_int_eq(pthread_create(&churners[i].thread, NULL, churn, &churners[i]), 0);
-	}
-	while (now_ms() < end) {
+	while (now_ms() < end || (lives(churners) <= CHURNERS && now_ms() < end + 60000)) {
 		struct gmm_stats stats;
 
 		assert_ok(gmm_instance_stats(gmm, &stats));
@@ -214,8 +224,8 @@ START_TEST(vms_end_in_the_middle_of_passes)
 		pthread_join(churners[i].thread, NULL);
 		ck_assert_uint_eq(churners[i].refused, 0);
 		ck_assert_uint_eq(churners[i].wrong, 0);
-		vms += churners[i].vms;
 	}
+	vms = lives(churners);
 	printf("%lu VMs lived and died\n", (unsigned long)vms);
 	ck_assert_uint_gt(vms, CHURNERS);
 	ck_assert_uint_eq(stats_of(gmm).vms, 0);
@@ -244,7 +254,8 @@ static struct footprint footprint(void)
 static void assert_same_footprint(struct footprint before, struct footprint after)
 {
 	ck_assert_uint_eq(after.fds, before.fds);
-	assert_eventually(proc_threads() == before.threads); /* a joined thread is listed a moment longer */
+	/* A joined thread is listed a moment longer, and may have been counted before. */
+	assert_eventually(proc_threads() <= before.threads);
 	ck_assert_uint_le(after.maps, before.maps + 12);
 	ck_assert_uint_le(after.memory_files_kb, before.memory_files_kb + 2048);
 }
@@ -434,8 +445,8 @@ static void check_attributes(bool set)
 	ck_assert_int_eq(madvise(ram, PAGES * PAGE, set ? MADV_DONTFORK : MADV_DOFORK), 0);
 	ck_assert_int_eq(madvise(ram, PAGES * PAGE, set ? MADV_DONTDUMP : MADV_DODUMP), 0);
 	pair = share_ram(ram);
+	assert_ok(gmm_engine_pause(pair.gmm)); /* or it may be moving pages: a new mapping has no flags for a moment */
 	assert_attributes(ram, set); /* mappings of the pool */
-	assert_ok(gmm_engine_pause(pair.gmm));
 	assert_ok(gmm_vm_unshare(pair.vm, 10 * PAGE, 20 * PAGE));
 	assert_attributes(ram, set); /* and of memory that replaced them */
 	assert_ok(gmm_vm_discard(pair.vm, 50 * PAGE, 20 * PAGE));
