@@ -231,10 +231,11 @@ START_TEST(pinned_pages_stay_whole)
 	}
 	ck_assert_int_eq(io_uring_register_buffers(&ring, &buffer, 1), 0);
 	assert_ok(gmm_engine_start(host.gmm));
+	assert_eventually(huge_kb(host.ram[0], 2) == UNIT_KB); /* the other one is broken */
+	assert_eventually(vm_stats_of(host.vm[0]).huge_refused >= 1);
 	engine_passes(host.gmm, 60);
-	ck_assert_uint_eq(huge_kb(host.ram[0], 2), UNIT_KB); /* the other one is broken */
+	ck_assert_uint_eq(huge_kb(host.ram[0], 2), UNIT_KB);
 	ck_assert_uint_eq(vm_state(host.vm[0], GMM_PAGE_HUGE), UNIT_PAGES);
-	ck_assert_uint_ge(vm_stats_of(host.vm[0]).huge_refused, 1);
 	host_check(&host, equal);
 	io_uring_queue_exit(&ring);
 	assert_eventually(huge_kb(host.ram[0], 2) == 0);
@@ -294,6 +295,13 @@ static void *write_all(void *arg)
 	return NULL;
 }
 
+static bool was_broken_and_whole(struct gmm_vm *vm)
+{
+	struct gmm_vm_stats stats = vm_stats_of(vm);
+
+	return stats.huge_broken >= 8 && stats.huge_collapsed >= 1;
+}
+
 START_TEST(no_write_is_lost)
 {
 	static const size_t equal[8] = { UNIT_PAGES, UNIT_PAGES, 400, 300, UNIT_PAGES, 1, UNIT_PAGES, UNIT_PAGES };
@@ -308,7 +316,7 @@ START_TEST(no_write_is_lost)
 		guest_store(host.ram[0] + p * PAGE, 0, writer.count[p] = p << 32);
 	ck_assert_int_eq(pthread_create(&thread, NULL, write_all, &writer), 0);
 	assert_ok(gmm_engine_start(host.gmm));
-	for (int round = 0; round < 4; round++) {
+	for (uint64_t round = 0, end = now_ms() + 60000; round < 4 || (!was_broken_and_whole(host.vm[0]) && now_ms() < end); round++) {
 		engine_passes(host.gmm, 10);
 		assert_ok(gmm_vm_unshare(host.vm[0], 0, host.units * UNIT)); /* which makes them whole again */
 	}
@@ -317,30 +325,43 @@ START_TEST(no_write_is_lost)
 	pthread_join(thread, NULL);
 	for (size_t p = 0; p < 8 * UNIT_PAGES; p++)
 		ck_assert_uint_eq(guest_load(host.ram[0] + p * PAGE, 0), writer.count[p]);
-	ck_assert_uint_ge(vm_stats_of(host.vm[0]).huge_broken, 8);
-	ck_assert_uint_ge(vm_stats_of(host.vm[0]).huge_collapsed, 1);
+	ck_assert(was_broken_and_whole(host.vm[0]));
 	host_close(&host);
 }
 END_TEST
 
 /* ---- whole again ------------------------------------------------------------------------------------------------------------ */
 
+/* Huge pages of RAM of four, three of which were to be made whole by a call that began at start_ms. It gives up after a
+ * quarter of a second, which a busy machine may have stopped it for. */
+static void assert_whole(const struct host *host, int i, uint64_t start_ms)
+{
+	enum { BOUND_MS = 250 };
+	uint64_t took_ms = now_ms() - start_ms, kb = huge_kb(host->ram[i], 4);
+
+	ck_assert_msg(kb == 4 * UNIT_KB || (took_ms >= BOUND_MS && kb >= 2 * UNIT_KB), "%ju KiB are in huge pages after %ju ms",
+		      (uintmax_t)kb, (uintmax_t)took_ms);
+}
+
 START_TEST(whole_again_when_kept)
 {
 	static const size_t equal[] = { UNIT_PAGES, 300, 20, 400 };
 	struct host host;
+	uint64_t start_ms;
 
 	if (!host_open(&host, GMM_HUGE_PRESERVE, 4, equal))
 		NO_HUGE_PAGES;
 	engine_settle(host.gmm);
 	for (int i = 0; i < 2; i++)
 		ck_assert_uint_eq(huge_kb(host.ram[i], 4), UNIT_KB);
+	start_ms = now_ms();
 	assert_ok(gmm_vm_destroy(host.vm[0], GMM_RAM_KEEP));
 	host.vm[0] = NULL;
-	ck_assert_uint_eq(huge_kb(host.ram[0], 4), 4 * UNIT_KB);
+	assert_whole(&host, 0, start_ms);
 	host_check(&host, equal);
+	start_ms = now_ms();
 	assert_ok(gmm_vm_remove_ram(host.vm[1], 0, GMM_RAM_KEEP));
-	ck_assert_uint_eq(huge_kb(host.ram[1], 4), 4 * UNIT_KB);
+	assert_whole(&host, 1, start_ms);
 	ck_assert_uint_eq(proc_mappings_with_flag(host.ram[1], host.units * UNIT, "hg"),
 			  proc_mappings(host.ram[1], host.units * UNIT));
 	host_check(&host, equal);
@@ -358,8 +379,9 @@ START_TEST(whole_again_when_unshared)
 	page_repeat(host.ram[0] + 2 * UNIT - PAGE, 0); /* a hole in what is made whole */
 	engine_settle(host.gmm);
 	assert_ok(gmm_engine_pause(host.gmm));
-	assert_ok(gmm_vm_unshare(host.vm[0], 0, UNIT + 300 * PAGE)); /* the rest of the second unit is private */
-	ck_assert_uint_eq(vm_stats_of(host.vm[0]).huge_collapsed, 2);
+	/* The rest of the second unit is private. Where the machine stops a call for long it leaves some to the next. */
+	assert_eventually(gmm_vm_unshare(host.vm[0], 0, UNIT + 300 * PAGE) == GMM_OK &&
+			  vm_stats_of(host.vm[0]).huge_collapsed == 2);
 	ck_assert_uint_eq(huge_kb(host.ram[0], 3), 3 * UNIT_KB);
 	ck_assert_uint_eq(vm_stats_of(host.vm[1]).huge_collapsed, 0);
 	ck_assert(page_repeats(host.ram[0] + 2 * UNIT - PAGE, 0));
