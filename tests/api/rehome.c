@@ -170,7 +170,7 @@ START_TEST(nothing_is_lost_under_writers)
 	uint64_t random = 5, start = now_ms();
 	unsigned rounds = 0;
 	/* Pages are shared anew and moved, again and again. On a busy host it takes longer until enough were. */
-	while (now_ms() < start + 1500 || (stats_of(gmm).total.rehomes <= 100 && now_ms() < start + 30000)) {
+	while (now_ms() < start + 1500 || (stats_of(gmm).total.rehomes <= 100 && now_ms() < start + 60000)) {
 		size_t page = random_next(&random) % (PAGES - 200);
 		assert_ok(gmm_vm_unshare(vms[rounds % VMS], page * PAGE, 200 * PAGE));
 		sleep_ms(10);
