@@ -59,14 +59,18 @@ static void swap_end(void)
 	unlink(swap_path);
 }
 
-/* Pushes the range out; how many pages went. The kernel may keep some at first, so it is asked again. */
+/* Pushes the range out; how many pages went. The kernel may keep some at first, so it is asked again: a few times for all, and
+ * until any went. */
 static size_t push_out(char *ram, size_t pages)
 {
-	for (int i = 0; i < 5 && proc_swapped_pages(ram, pages * PAGE) < pages; i++) {
+	size_t out = 0;
+
+	for (int i = 0; (i < 5 && out < pages) || (i < 3000 && out == 0); i++) {
 		madvise(ram, pages * PAGE, MADV_PAGEOUT);
 		sleep_ms(20);
+		out = proc_swapped_pages(ram, pages * PAGE);
 	}
-	return proc_swapped_pages(ram, pages * PAGE);
+	return out;
 }
 
 struct pair {
