@@ -53,7 +53,7 @@ START_TEST(equal_pages_are_shared)
 	assert_ok(gmm_engine_start(w->gmm));
 	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	check_ram(w);
-	assert_ok(gmm_engine_wait_settled(w->gmm, 20000));
+	assert_ok(gmm_engine_wait_settled(w->gmm, 60000));
 	for (int i = 1; i < PAGES; i++)
 		assert_eventually((w->service.state[i] & 15) == GMM_PAGE_SHARED);
 	ck_assert_int_eq(w->service.state[0] & 15, GMM_PAGE_ZERO);
@@ -223,22 +223,18 @@ END_TEST
 static struct remote_world *open_stuck(uint32_t type)
 {
 	struct remote_world *w = open_world();
-	uint64_t now;
 
 	assert_ok(gmm_engine_start(w->gmm));
 	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
 	w->service.stuck_at = type;
 	assert_ok(gmm_vm_unshare(w->vm[1], 0, PAGES * PAGE));
-	do {
-		now = remote_world_passes(w);
-		sleep_ms(100);
-	} while (remote_world_passes(w) != now);
+	assert_eventually(w->service.is_stuck);
 	return w;
 }
 
 static void close_unstuck(struct remote_world *w, uint64_t start_ms)
 {
-	ck_assert_uint_lt(now_ms() - start_ms, 4000); /* 1 s, and the machine may be busy */
+	ck_assert_uint_lt(now_ms() - start_ms, 8000); /* 1 s, and the machine may be busy; 10 s while nobody waits */
 	check_ram(w);
 	w->service.stuck_at = 0;
 	remote_world_close(w);
@@ -281,12 +277,15 @@ END_TEST
 /* Nobody waits: it is not given up so soon, and goes on where it was. */
 START_TEST(a_slow_service_is_waited_for)
 {
+	enum { GIVEN_UP_MS = 10000 };
+	uint64_t start_ms = now_ms(); /* before it is stuck */
 	struct remote_world *w = open_stuck(GMM__WIRE_OFFER);
 
 	sleep_ms(1500);
 	w->service.stuck_at = 0;
 	assert_eventually(remote_world_shared(w) == 2 * (PAGES - 1));
-	ck_assert_uint_eq(w->service.connections, 1);
+	if (now_ms() - start_ms < GIVEN_UP_MS) /* or the machine has stopped us for so long */
+		ck_assert_uint_eq(w->service.connections, 1);
 	remote_world_close(w);
 }
 END_TEST
@@ -367,7 +366,7 @@ START_TEST(the_limit_of_the_service_comes_back)
 	w->service.limited = true;
 	assert_ok(gmm_engine_start(w->gmm));
 	assert_eventually(w->gmm->engine->cpu_percent == 70);
-	assert_ok(gmm_engine_settle(w->gmm, 20000, 90));
+	assert_ok(gmm_engine_settle(w->gmm, 60000, 90));
 	assert_eventually(w->gmm->engine->cpu_percent == 70);
 	w->service.limited = false;
 	assert_eventually(w->gmm->engine->cpu_percent == 0);

@@ -270,8 +270,11 @@ static bool serve(struct tiny_service *s, int client, uint8_t *request)
 
 	if (gmm__wire_receive(client, request, GMM__WIRE_MAX, &fd) <= 0)
 		return false;
-	while (s->stuck_at == h->type && !s->stopping)
+	while (s->stuck_at == h->type && !s->stopping) {
+		s->is_stuck = true;
 		usleep(1000);
+	}
+	s->is_stuck = false;
 	memset(a.bytes, 0, sizeof(struct gmm__wire_vm));
 	a.size = sizeof *h;
 	a.fd = -1;

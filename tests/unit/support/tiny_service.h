@@ -41,6 +41,7 @@ struct tiny_service {
 	int listener;
 	pthread_t thread;
 	_Atomic bool stopping;
+	_Atomic bool is_stuck;      /* somebody waits for such an answer */
 	_Atomic uint32_t stuck_at;  /* a request of this type is not answered before it is another; 0: all are */
 	_Atomic enum lie lie;
 	_Atomic uint32_t lie_about; /* enum gmm__wire_type; 0: about all but HELLO */
