@@ -88,10 +88,9 @@ START_TEST(by_call)
 	ck_assert_uint_eq(counts.pages, FILE_PAGES);
 	ck_assert_uint_eq(counts.different, FILE_PAGES);
 	name_file(w, 1);
-	assert_eventually(gmm_module_check(w->vm[1], 7, 0, &counts) == GMM_OK); /* once the service knows the VM */
-	ck_assert_uint_eq(counts.joined + counts.shared, FILE_PAGES);
-	assert_ok(gmm_module_check(w->vm[0], 7, 0, &counts));
-	ck_assert_uint_eq(counts.joined + counts.shared, FILE_PAGES);
+	for (int i = 1; i >= 0; i--) /* once the service knows the VM; and the engine may have a page just then */
+		assert_eventually(gmm_module_check(w->vm[i], 7, 0, &counts) == GMM_OK &&
+				  counts.joined + counts.shared == FILE_PAGES);
 	ck_assert_uint_eq(remote_world_shared(w), 2 * FILE_PAGES);
 	check_ram(w);
 	check_others(w);
