@@ -148,7 +148,7 @@ START_TEST(a_zombie_keeps_what_its_child_maps)
 	close(down[1]);
 	ck_assert_int_eq(read(up[0], &c, 1), 1);
 	ck_assert_int_eq(c, 'y');
-	for (int i = 0; i < 500 && sessions() > 1; i++) {
+	for (int i = 0; i < 6000 && sessions() > 1; i++) {
 		usleep(10000);
 		gmm__service_tick(served.service);
 	}
