@@ -5,8 +5,8 @@
  *
  *   fill SEED     every page gets bytes of its own, the same for the same seed
  *   fill-word W   every page repeats one word
- *   settle MS     waits until the engine has settled, at most so long
- *   until N MS    waits until at least N pages are shared
+ *   settle        waits until the engine has settled
+ *   until N       waits until at least N pages are shared
  *   shared        says how many pages are shared
  *   write N       changes the first N pages
  *   stripes       every other page is of zeros
@@ -32,7 +32,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WORDS = GMM_PAGE_SIZE / 8 };
+enum { WORDS = GMM_PAGE_SIZE / 8, PATIENCE_MS = 90000 };
 
 struct guest {
 	struct gmm *gmm;
@@ -75,12 +75,12 @@ static uint64_t shared(const struct guest *g)
 	return gmm_vm_stats(g->vm, &stats) == GMM_OK ? stats.references : 0;
 }
 
-static bool wait_until(const struct guest *g, uint64_t wanted, uint64_t ms)
+static bool wait_until(const struct guest *g, uint64_t wanted)
 {
 	struct timespec nap = { .tv_nsec = 10 * 1000000 };
 
 	for (uint64_t waited = 0; shared(g) < wanted; waited += 10) {
-		if (waited >= ms)
+		if (waited >= PATIENCE_MS)
 			return false;
 		nanosleep(&nap, NULL);
 	}
@@ -150,7 +150,7 @@ static bool name_module(struct guest *g, uint64_t pages)
 	return gmm_module_register(g->vm, &module) == GMM_OK;
 }
 
-static bool obey(struct guest *g, const char *verb, uint64_t a, uint64_t b)
+static bool obey(struct guest *g, const char *verb, uint64_t a)
 {
 	if (strncmp(verb, "fill", 4) == 0) {
 		g->seed = a;
@@ -159,9 +159,9 @@ static bool obey(struct guest *g, const char *verb, uint64_t a, uint64_t b)
 		return true;
 	}
 	if (strcmp(verb, "settle") == 0)
-		return gmm_engine_wait_settled(g->gmm, (int64_t)a) == GMM_OK;
+		return gmm_engine_wait_settled(g->gmm, PATIENCE_MS) == GMM_OK;
 	if (strcmp(verb, "until") == 0)
-		return wait_until(g, a, b);
+		return wait_until(g, a);
 	if (strcmp(verb, "shared") == 0)
 		return true;
 	if (strcmp(verb, "write") == 0) {
@@ -241,10 +241,10 @@ int main(int argc, char **argv)
 	}
 	printf("ok %d\n", (int)getpid());
 	while (fgets(line, sizeof line, stdin)) {
-		unsigned long long a = 0, b = 0;
-		if (sscanf(line, "%31s %llu %llu", verb, &a, &b) < 1 || strcmp(verb, "quit") == 0)
+		unsigned long long a = 0;
+		if (sscanf(line, "%31s %llu", verb, &a) < 1 || strcmp(verb, "quit") == 0)
 			break;
-		bool ok = obey(&g, verb, a, b);
+		bool ok = obey(&g, verb, a);
 		printf("%s %llu\n", ok ? "ok" : "bad",
 		       (unsigned long long)(strcmp(verb, "fork") == 0 ? (uint64_t)g.child : strcmp(verb, "unmap") ? shared(&g) : 0));
 		if (strcmp(verb, "unmap") == 0)

@@ -18,6 +18,7 @@ socket=$work/socket
 runtime=$work/run
 failures=0
 service=
+PATIENCE_S=90 # with what must come: hosts may be slow and stall, so the time that it takes says nothing
 declare -A guest_in guest_out guest_pid
 
 clean_up() {
@@ -47,9 +48,9 @@ start_service() {
 	[ ! -f "$work/config" ] || arguments+=(--config "$work/config")
 	"$BIN/gmm-dedup" serve "${arguments[@]}" >>"$work/log" 2>&1 &
 	service=$!
-	for _ in $(seq 200); do
+	local end=$((SECONDS + PATIENCE_S))
+	while [ "$SECONDS" -lt "$end" ] && kill -0 "$service" 2>/dev/null; do
 		"$BIN/gmm-dedup" status --socket "$socket" --json >/dev/null 2>&1 && return
-		kill -0 "$service" 2>/dev/null || break
 		sleep 0.02
 	done
 	fail "the service does not start: $(cat "$work/log")"
@@ -63,6 +64,11 @@ kill_service() {
 	local status=$?
 	service=
 	return "$status"
+}
+
+# A TCP port that nobody uses; the kernel gives one at random.
+free_port() {
+	python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
 # start_guest NAME PAGES [DOMAIN]: AS is a command to run it through.
@@ -81,7 +87,7 @@ start_guest() {
 # Sets reply to what comes after ok.
 answer() {
 	local line
-	read -r -t 60 line <&"${guest_out[$1]}" || line="bad: no answer"
+	read -r -t $((2 * PATIENCE_S)) line <&"${guest_out[$1]}" || line="bad: no answer"
 	reply=${line#* }
 	[ "${line%% *}" = ok ]
 }
@@ -107,11 +113,18 @@ status() {
 	"$BIN/gmm-dedup" status --socket "$socket" --json >"$work/status" && jq -e "$1" "$work/status" >/dev/null
 }
 
-# eventually FILTER: it comes to hold.
-eventually() {
-	for _ in $(seq 300); do
-		status "$1" && return
+# try_for COMMAND...: repeats it until it succeeds.
+try_for() {
+	local end=$((SECONDS + PATIENCE_S))
+	until "$@"; do
+		[ "$SECONDS" -lt "$end" ] || return
 		sleep 0.05
 	done
+}
+
+# eventually FILTER: it comes to hold. If not, what follows would wait in vain, too.
+eventually() {
+	try_for status "$1" && return
 	fail "never: $1: $(jq -c . "$work/status")"
+	finish
 }

@@ -9,8 +9,8 @@ start_guest a 2000
 start_guest b 2000
 tell a fill 1
 tell b fill 1
-tell a until 1900 20000
-tell b until 1900 20000
+tell a until 1900
+tell b until 1900
 for round in 1 2 3; do
 	kill_service KILL
 	tell a check
@@ -23,7 +23,7 @@ for round in 1 2 3; do
 done
 start_guest c 2000
 tell c fill 1
-tell c until 1900 20000
+tell c until 1900
 tell c check
 eventually '.domains[0].pool_pages <= 2400 and .domains[0].saved_pages >= 3400'
 
@@ -31,12 +31,12 @@ eventually '.domains[0].pool_pages <= 2400 and .domains[0].saved_pages >= 3400'
 "$BIN/gmm-dedup" unshare all --socket "$socket" >/dev/null || fail "unshare all"
 eventually '.domains[0].saved_pages == 0 and ([.clients[].unshare] | all(. == "done"))'
 "$BIN/gmm-dedup" resume all --socket "$socket" >/dev/null || fail "resume all"
-tell a until 1600 20000
+tell a until 1600
 kill_service KILL
 start_service
 tell a fill 2
 tell b fill 2
-tell a until 1900 20000
+tell a until 1900
 tell a check
 tell c check
 
@@ -58,8 +58,8 @@ for _ in $(seq 4); do
 	start_service
 done
 tell a fill 5
-tell a until 1900 30000
-tell b until 1900 30000
+tell a until 1900
+tell b until 1900
 tell a check
 tell b check
 eventually '.domains[0].recovering | not'
