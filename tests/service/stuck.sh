@@ -10,7 +10,7 @@ for name in a b; do
 	tell "$name" fill 1
 done
 for name in a b; do
-	tell "$name" until 1000 20000
+	tell "$name" until 1000
 done
 kill -STOP "$service"
 tell a write 500
@@ -18,7 +18,8 @@ sleep 0.3 # until the engines wait for an answer
 start=${EPOCHREALTIME/./}
 tell b unmap
 took_ms=$(((${EPOCHREALTIME/./} - start) / 1000))
-[ "$took_ms" -lt 4000 ] || fail "a VM took $took_ms ms to end"
+# An engine that somebody waits for gives up after 1 s, others after 10 s.
+[ "$took_ms" -lt 8000 ] || fail "a VM took $took_ms ms to end"
 wait "${guest_pid[b]}"
 unset "guest_pid[b]"
 tell a check
