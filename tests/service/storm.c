@@ -5,8 +5,8 @@
  * discards, unshares, pins, adds and removes RAM, stops the engine, and forks children that check what they inherited, some
  * of them longer than their parent lives. What is equal in this process is equal in all of them.
  *
- * Ends with SIGTERM: 0 if every byte was right, also after the VMs have given their RAM back. Says LOST on standard error
- * where one was not.
+ * Says on standard error that it runs, and from then on ends with SIGTERM: 0 if every byte was right, also after the VMs
+ * have given their RAM back. Says LOST there where one was not.
  */
 #include "tests/support/guest.h"
 
@@ -30,6 +30,7 @@ enum {
 	WORD = 100,    /* of writer 0 */
 	CHILDREN = 3,
 	BUSY_US = 20000,
+	PATIENCE_US = 90000000,
 };
 
 #define SEED 7000u
@@ -285,7 +286,8 @@ static int begin(const char *socket)
 	options.cpu_percent = 0;
 	options.repair = GMM_REPAIR_PROMISED;
 	int status = gmm_instance_open(&options, &gmm);
-	for (int i = 0; i < 500 && status == GMM_ERR_NO_SERVICE; i++) { /* it was killed a moment ago */
+	/* It was killed a moment ago. */
+	for (int i = 0; i < PATIENCE_US / BUSY_US && status == GMM_ERR_NO_SERVICE; i++) {
 		usleep(BUSY_US);
 		status = gmm_instance_open(&options, &gmm);
 	}
@@ -314,6 +316,7 @@ int main(int argc, char **argv)
 	}
 	random_state = strtoull(argv[2], NULL, 10) * 2 + 1;
 	signal(SIGTERM, on_term);
+	fprintf(stderr, "storm %d runs\n", (int)getpid());
 	for (unsigned i = 0; i < WRITERS; i++) {
 		writers[i] = (struct writer){ .number = i, .random = random_next(&random_state) | 1 };
 		pthread_create(&writers[i].thread, NULL, writer_main, &writers[i]);

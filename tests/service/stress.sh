@@ -13,8 +13,9 @@ start_storm() {
 	guest_pid[$1]=$!
 }
 
-# end_storm NAME: all its bytes were right.
+# end_storm NAME: all its bytes were right. Before it runs SIGTERM would just kill it.
 end_storm() {
+	try_for grep -qx "storm ${guest_pid[$1]} runs" "$work/log" || fail "guest $1 does not begin"
 	kill -TERM "${guest_pid[$1]}"
 	wait "${guest_pid[$1]}" || fail "guest $1 ended with $?"
 	unset "guest_pid[$1]"
