@@ -3,6 +3,7 @@
 
 #include "bench/clock.h"
 #include "bench/util.h"
+#include "cmd/host.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -14,6 +15,8 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define START_NS (90 * BENCH_NS_PER_S)
 
 static struct service_host *running; /* for what is left at the exit */
 
@@ -68,6 +71,21 @@ static void write_config(const struct service_host *host)
 		gmm__bench_fail("%s: %s", host->config, strerror(errno));
 }
 
+/* NULL: it does not answer. */
+static json_t *ask_status(const struct service_host *host, const char *redirection)
+{
+	char command[sizeof host->command + sizeof host->socket + 64];
+
+	snprintf(command, sizeof command, "'%s' status --json --check --socket '%s' %s", host->command, host->socket,
+		 redirection);
+	FILE *pipe = popen(command, "re");
+	json_t *status = pipe ? json_loadf(pipe, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+	/* The exit status says no more than "accounts" does. */
+	if (pipe)
+		pclose(pipe);
+	return status;
+}
+
 void gmm__bench_service_start(struct service_host *host)
 {
 	*host = (struct service_host){ .dir = "/tmp/gmm-bench.XXXXXX" };
@@ -84,21 +102,20 @@ void gmm__bench_service_start(struct service_host *host)
 	if (host->pid == 0)
 		run_service(host);
 	atexit(clean_up);
-	for (int i = 0; i < 500 && access(host->socket, F_OK) != 0; i++)
+	uint64_t end_ns = gmm__host_now_ns() + START_NS;
+	json_t *status;
+	while (!(status = ask_status(host, "2>/dev/null")) && gmm__host_now_ns() < end_ns && kill(host->pid, 0) == 0)
 		gmm__bench_sleep_ns(20 * BENCH_NS_PER_MS);
+	if (!status)
+		gmm__bench_fail("the service does not start");
+	json_decref(status);
 }
 
 json_t *gmm__bench_service_status(const struct service_host *host)
 {
-	char command[sizeof host->command + sizeof host->socket + 64];
+	json_t *status = ask_status(host, "");
 
-	snprintf(command, sizeof command, "'%s' status --json --check --socket '%s'", host->command, host->socket);
-	FILE *pipe = popen(command, "re");
-	json_t *status = pipe ? json_loadf(pipe, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
-	/* The exit status says no more than "accounts" does. */
-	if (pipe)
-		pclose(pipe);
-	if (!json_is_object(status))
+	if (!status)
 		gmm__bench_fail("the service does not answer");
 	return status;
 }

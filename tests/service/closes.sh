@@ -10,7 +10,7 @@ printf '[domain guests]\nuser = root\n' >"$work/config"
 start_service
 pids=()
 for _ in 1 2; do
-	timeout 100 "$BIN/gmm-dedup" exec --log --socket "$socket" --cpu-percent 0 --window-ms 50 -- "$PRELOADED" >>"$work/out" 2>&1 &
+	timeout 250 "$BIN/gmm-dedup" exec --log --socket "$socket" --cpu-percent 0 --window-ms 50 -- "$PRELOADED" >>"$work/out" 2>&1 &
 	pids+=($!)
 done
 eventually '.service.promoted_pages > 500'
