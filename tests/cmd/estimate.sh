@@ -303,15 +303,21 @@ header64 $core 1 0 -1 | bad "bad ELF header: puts its program headers at byte 18
 refused 1 "missing.raw: cannot be opened" a.raw missing.raw b.raw empty.raw
 grep -qF "empty.raw: is empty" err || fail "the second bad file is not named: $(cat err)"
 
-# A file that is cut short while it is read. It is given many times, so that there is time to catch it mapped.
-# Stopped there, the reader finds its bytes gone when it goes on.
+# A file that is cut short while it is read. It is given many times, so that there is time to stop the reader while it has it
+# mapped, which may take several attempts. It finds its bytes gone when it goes on.
 head -c 64M /dev/urandom >victim.raw
 times=()
-for _ in {1..60}; do times+=(victim.raw); done
+for _ in {1..500}; do times+=(victim.raw); done
 "$BIN/gmm-dedup" estimate "${times[@]}" >out 2>err &
 reader=$!
-until grep -qs victim.raw "/proc/$reader/maps" || ! kill -0 $reader 2>/dev/null; do :; done
-kill -STOP $reader
+while :; do
+	kill -STOP $reader
+	until grep -q '^State:.[TZ]' /proc/$reader/status; do :; done
+	grep -q victim.raw /proc/$reader/maps && break
+	grep -q '^State:.Z' /proc/$reader/status && break
+	kill -CONT $reader
+	sleep 0.01
+done
 : >victim.raw
 kill -CONT $reader
 status=0
