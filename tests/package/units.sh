@@ -73,11 +73,11 @@ END
 (umask 0 && exec python3 "$work/listen.py" "$work/notify") >"$work/said" &
 listener=$!
 said() {
-	for _ in $(seq 200); do
-		grep -qx "$1" "$work/said" && return
+	local end=$((SECONDS + 90))
+	until grep -qx "$1" "$work/said"; do
+		[ "$SECONDS" -lt "$end" ] || { fail "systemd was not told: $1"; return; }
 		sleep 0.05
 	done
-	fail "systemd was not told: $1"
 }
 until [ -S "$work/notify" ]; do
 	sleep 0.05
@@ -89,7 +89,8 @@ done
 	"$work/prefix/bin/gmm-dedup" serve --runtime-dir "$work/run" --config "$work/prefix/etc/gmm-dedup.conf") \
 	>"$work/log" 2>&1 &
 activator=$!
-until [ -S "$work/socket" ]; do
+# Bound and, which is another step, listened at (__SO_ACCEPTCON).
+until awk -v "at=$work/socket" '$8 == at && $4 == "00010000" { found = 1 } END { exit !found }' /proc/net/unix; do
 	kill -0 "$activator" || { cat "$work/log"; exit 1; }
 	sleep 0.05
 done
