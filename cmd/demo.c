@@ -13,7 +13,7 @@
 #include "cmd/demo.h"
 #include "cmd/host.h"
 
-#define NOTICE_DEADLINE_NS (UINT64_C(10) * 1000000000)
+#define NOTICE_DEADLINE_NS (UINT64_C(90) * 1000000000)
 #define NOTICE_PASSES      8 /* the engine looks for broken pages only every few passes */
 
 struct demo {

@@ -62,7 +62,7 @@ int main(void)
 
 	/* From here on the engine looks for equal pages, as long as it runs. The guests may run too. */
 	check(gmm_engine_start(gmm), "start");
-	check(gmm_engine_wait_settled(gmm, 30000), "wait");
+	check(gmm_engine_wait_settled(gmm, 90000), "wait");
 	check(gmm_instance_stats(gmm, &stats), "statistics");
 	printf("%" PRIu64 " pages of RAM use %" PRIu64 " pages of memory: %" PRIu64 " saved\n",
 	       stats.total.pages, stats.allocated_pages, stats.saved_pages);

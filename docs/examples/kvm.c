@@ -262,7 +262,7 @@ static void watch(struct gmm *gmm, const struct guest *guests)
 {
 	struct gmm_stats stats = { 0 };
 	uint64_t most_shared = 0;
-	enum { LIMIT = 12000 };
+	enum { LIMIT = 15000 };
 
 	for (int i = 0; i < LIMIT; i++) {
 		usleep(10000);

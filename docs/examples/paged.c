@@ -187,7 +187,7 @@ int main(void)
 			guest_write(&vmm[i], (uint64_t)gfn * GMM_PAGE_SIZE + 8, gfn + 1);
 	}
 	check(gmm_engine_start(gmm), "start the engine");
-	for (int ms = 0; ms < 20000 && references(&vmm[0]) + references(&vmm[1]) < RAM_PAGES - 2 * HANDY_LOW; ms++)
+	for (int ms = 0; ms < 90000 && references(&vmm[0]) + references(&vmm[1]) < RAM_PAGES - 2 * HANDY_LOW; ms++)
 		usleep(1000);
 	printf("%" PRIu64 " and %" PRIu64 " pages are shared\n", references(&vmm[0]), references(&vmm[1]));
 

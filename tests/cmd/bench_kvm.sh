@@ -7,7 +7,7 @@ if ! [ -w /dev/kvm ]; then
 	echo "skipped: /dev/kvm is missing"
 	exit 77
 fi
-out=$(timeout 100 "$BIN/gmm-bench" kvm --mib 1 --phases 2 --phase-ms 500 --json) || {
+out=$(timeout 250 "$BIN/gmm-bench" kvm --mib 1 --phases 2 --phase-ms 500 --json) || {
 	echo "FAIL: exit status $?"
 	exit 1
 }

@@ -9,7 +9,7 @@ for name in libjemalloc.so.2 libmimalloc.so.2 libeatmydata.so; do
 		exit 77
 	fi
 	for program in mappings forks signals; do
-		LD_PRELOAD=$name timeout 60 "$BIN/gmm-dedup" exec --cpu-percent 0 --window-ms 50 -- \
+		LD_PRELOAD=$name timeout 250 "$BIN/gmm-dedup" exec --cpu-percent 0 --window-ms 50 -- \
 			sh -c "grep -q $name /proc/\$\$/maps && exec $BIN/../tests/preload/$program" || {
 			echo "FAIL: $program beside $name: status $?"
 			failures=$((failures + 1))
