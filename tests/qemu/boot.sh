@@ -55,14 +55,7 @@ start_service() {
 	mkdir "$work/service"
 	"$BIN/gmm-dedup" serve --socket "$work/service/socket" --runtime-dir "$work/service" >"$work/service.log" 2>&1 &
 	service=$!
-	local end=$((SECONDS + 10))
-	until [ -S "$work/service/socket" ]; do
-		if [ "$SECONDS" -ge "$end" ]; then
-			echo "the service did not start: $(cat "$work/service.log")"
-			exit 1
-		fi
-		sleep 0.1
-	done
+	service_ready "$work/service/socket" "$work/service.log"
 }
 
 stop_service() {
@@ -73,27 +66,37 @@ stop_service() {
 	umount "$work/service/pool-ro" "$work/service/pool"
 }
 
-# boot NAME COMMAND...: boots, loads, and stops a guest whose QEMU is run by a command.
-boot() {
-	local name=$1 most=0 now loading
-	shift
-	vm_wrap=("$@")
-	vm_start "$name" "${sandbox[@]}"
-	vm_ready "$name" 120 || exit 1
-	grep -q '^Seccomp:.*2' "/proc/$(vm_pid "$name")/status" ||
-		fail "$name: not in the sandbox"
-	grep -q '^Uid:.65534.65534' "/proc/$(vm_pid "$name")/status" || fail "$name: not an unprivileged user"
-	vm_run "$name" 240 'python3 /load.py 6 24' >"$work/load" &
+# load NAME: a load, while its mappings are counted.
+load() {
+	local name=$1 now loading
+	vm_run "$name" 400 'python3 /load.py 6 24' >"$work/load" &
 	loading=$!
 	while kill -0 "$loading" 2>/dev/null; do
 		now=$(pool_mappings "$name")
-		most=$((now > most ? now : most))
+		mappings=$((now > mappings ? now : mappings))
 		sleep 0.3
 	done
 	wait "$loading" || fail "$name: the load: $(cat "$work/load")"
 	grep -qx 'load: all rounds ok' "$work/load" || fail "$name: no end of the load: $(cat "$work/load")"
-	echo "$name: up to $most mappings of shared pages; $(huge_kib "$name") KiB in huge pages"
-	mappings=$most
+}
+
+# boot NAME LEAST COMMAND...: boots, loads, and stops a guest whose QEMU is run by a command. On a busy host the guest may be
+# faster than the agent: it loads until there were so many mappings of shared pages under a load, but not without end.
+boot() {
+	local name=$1 least=$2 end=$((SECONDS + 200))
+	shift 2
+	vm_wrap=("$@")
+	vm_start "$name" "${sandbox[@]}"
+	vm_ready "$name" 300 || exit 1
+	grep -q '^Seccomp:.*2' "/proc/$(vm_pid "$name")/status" ||
+		fail "$name: not in the sandbox"
+	grep -q '^Uid:.65534.65534' "/proc/$(vm_pid "$name")/status" || fail "$name: not an unprivileged user"
+	mappings=0
+	load "$name"
+	while [ "$mappings" -lt "$least" ] && [ "$SECONDS" -lt "$end" ] && [ "$failures" -eq 0 ]; do
+		load "$name"
+	done
+	echo "$name: up to $mappings mappings of shared pages; $(huge_kib "$name") KiB in huge pages"
 	huge=$(huge_kib "$name")
 	vm_stop "$name" || fail "$name: QEMU ended with status $?"
 	grep -q 'guest: bye' "$work/$name.console" || fail "$name: no clean shutdown"
@@ -106,11 +109,11 @@ if "${as_nobody[@]}" python3 -c 'import os; os.open("/dev/userfaultfd", os.O_RDW
 	echo "every user may use userfaultfd here: that the service passes it is not tested"
 fi
 start_service
-boot small "${dedup[@]}" --socket "$work/service/socket" --huge-pages none --
-[ "$mappings" -gt 100 ] || fail "small pages: nothing was shared"
+boot small 100 "${dedup[@]}" --socket "$work/service/socket" --huge-pages none --
+[ "$mappings" -ge 100 ] || fail "small pages: nothing was shared"
 [ "$failures" -eq 0 ] || cat "$work/service.log"
 stop_service
-boot huge unshare -m -- "$work/run" "$work/userfaultfd" "${dedup[@]}" --
+boot huge 0 unshare -m -- "$work/run" "$work/userfaultfd" "${dedup[@]}" --
 # QEMU asks for huge pages; the library passes that on.
 if ! grep -q '\[never\]' /sys/kernel/mm/transparent_hugepage/enabled && [ "$huge" -eq 0 ] && [ "$mappings" -eq 0 ]; then
 	fail "huge pages: neither huge pages nor shared ones"

@@ -3,6 +3,7 @@
 #
 #   qemu_need                       ends the test as skipped unless QEMU and its helpers are there
 #   qemu_image                      makes the guest's image, once, in $GMM_QEMU_CACHE (~/.cache/gmm-dedup/qemu)
+#   service_ready SOCKET LOG        waits until a service answers there; ends the test if it does not
 #   vm_start NAME [QEMU-ARGUMENT]   boots a guest; vm_wrap is an array with a command to run QEMU through
 #   vm_ready NAME SECONDS           waits until it is up
 #   vm_run NAME SECONDS COMMAND     runs a shell command in it: output and exit status
@@ -113,6 +114,19 @@ qemu_image() {
 	exec 8>&-
 	qemu_kernel=$image/vmlinuz
 	qemu_initrd=$image/initrd
+}
+
+# ---- a service -------------------------------------------------------------------------------------------
+
+service_ready() { # SOCKET LOG
+	local end=$((SECONDS + 90))
+	until "$BIN/gmm-dedup" status --socket "$1" --json >/dev/null 2>&1; do
+		if [ "$SECONDS" -ge "$end" ]; then
+			echo "the service did not start: $(cat "$2")"
+			exit 1
+		fi
+		sleep 0.1
+	done
 }
 
 # ---- guests -----------------------------------------------------------------------------------------------

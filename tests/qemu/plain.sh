@@ -17,11 +17,11 @@ fail() {
 qemu_need
 qemu_image
 vm_start plain
-vm_ready plain 120 || exit 1
-vm_run plain 120 'python3 /load.py 2 8' >"$work/load" || fail "the load: $(cat "$work/load")"
+vm_ready plain 300 || exit 1
+vm_run plain 300 'python3 /load.py 2 8' >"$work/load" || fail "the load: $(cat "$work/load")"
 grep -qx 'load: all rounds ok' "$work/load" || fail "no end of the load: $(cat "$work/load")"
 # The load must be able to fail, or it shows nothing.
-vm_run plain 120 'sed -i "s/^./x/" /checksums; python3 /load.py 1 1' >"$work/load" &&
+vm_run plain 300 'sed -i "s/^./x/" /checksums; python3 /load.py 1 1' >"$work/load" &&
 	fail "wrong checksums went unnoticed"
 grep -q 'load: BROKEN: file' "$work/load" || fail "the broken load says: $(cat "$work/load")"
 vm_dump plain "$work/dump" || fail "no dump"

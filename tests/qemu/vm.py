@@ -20,8 +20,11 @@ class Lines:
     def __init__(self, path, seconds):
         self.deadline = time.monotonic() + seconds
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
         self.rest = b""
+        while self.socket.connect_ex(path) != 0:  # QEMU does not listen yet
+            if time.monotonic() > self.deadline:
+                sys.exit("vm.py: nobody listens at " + path)
+            time.sleep(0.1)
 
     def send(self, text):
         self.socket.sendall(text.encode())
