@@ -177,5 +177,5 @@ int main(void)
 				 the_window_is_short_while_pages_come_to_be_shared,
 				 passes_that_share_nothing_rest_by_what_they_cost };
 
-	return suite_main("pace", tests, sizeof tests / sizeof *tests, 240);
+	return suite_main("pace", tests, sizeof tests / sizeof *tests, 280);
 }
