@@ -7,6 +7,9 @@
 /* A neighbourhood is a bucket and the next ones; the last bucket has its own behind it, so that nothing wraps. With so many
  * the table can be filled to four fifths before one of them is full; with a quarter of them, to three. */
 enum { PROBES = 64, PLACES = PROBES * GMM__BUCKET };
+/* Entries in a row, from the first that a search looks at: so many are to be made fewer, but it costs too much where they are
+ * so many that no end of them is near. */
+enum { CROWDED = 2 * GMM__BUCKET, LONG_ROW = 4 * PLACES };
 
 static size_t bytes_of(uint64_t buckets)
 {
@@ -29,6 +32,11 @@ static bool has_key(const struct gmm__index_entry *entry, uint32_t key)
 static struct gmm__index_entry *neighbourhood(const struct gmm__page_index *index, uint32_t key)
 {
 	return index->entry + ((uint64_t)key * index->buckets >> 32) * GMM__BUCKET;
+}
+
+static const struct gmm__index_entry *end_of(const struct gmm__page_index *index)
+{
+	return index->entry + bytes_of(index->buckets) / sizeof *index->entry;
 }
 
 void gmm__page_index_destroy(struct gmm__page_index *index)
@@ -94,6 +102,49 @@ static bool evict(struct gmm__index_entry *start, struct gmm__index_entry entry)
 	if (last)
 		*last = entry;
 	return last;
+}
+
+/* Takes an entry out. What lies behind it moves up, or a search for that would end at the gap. */
+static void remove_entry(struct gmm__page_index *index, struct gmm__index_entry *gap)
+{
+	const struct gmm__index_entry *end = end_of(index);
+
+	for (struct gmm__index_entry *entry = gap + 1; entry < end && entry->key; entry++) {
+		if (neighbourhood(index, entry->key & ~(uint32_t)GMM__INDEX_SHARED) > gap)
+			continue;
+		*gap = *entry;
+		gap = entry;
+	}
+	gap->key = 0;
+	index->used--;
+}
+
+/* How many lie in a row, up to LONG_ROW. */
+static uint32_t row_at(const struct gmm__page_index *index, const struct gmm__index_entry *entry)
+{
+	const struct gmm__index_entry *end = end_of(index);
+	uint32_t n = 0;
+
+	while (n < LONG_ROW && entry + n < end && entry[n].key)
+		n++;
+	return n;
+}
+
+/* A search ends at an empty place: if there were none left, each for what is not there would go through a whole neighbourhood.
+ * So where a new entry comes to lie far from its bucket, that one is cleared of what is stale. */
+static void sweep(struct gmm__page_index *index, uint32_t key)
+{
+	struct gmm__index_entry *entry = neighbourhood(index, key), *start = entry;
+	uint32_t row = row_at(index, entry);
+
+	if (row < CROWDED || row == LONG_ROW)
+		return;
+	while (entry < start + GMM__BUCKET) {
+		if (entry->key && (entry->page == GMM__NIL || is_stale(index, entry)))
+			remove_entry(index, entry);
+		else
+			entry++;
+	}
 }
 
 static bool put_or_evict(struct gmm__page_index *index, struct gmm__index_entry entry)
@@ -200,6 +251,7 @@ void gmm__page_index_put(struct gmm__page_index *index, uint32_t fingerprint, gm
 
 	if (!index->buckets)
 		return;
+	sweep(index, key);
 	if (!has_place(index, key))
 		grow(index);
 	put_or_evict(index, (struct gmm__index_entry){ key, page });
@@ -216,6 +268,7 @@ int gmm__page_index_share(struct gmm__page_index *index, uint32_t fingerprint, g
 		*there = entry;
 		return 0;
 	}
+	sweep(index, key);
 	if (!has_place(index, key)) {
 		/* A pool may be taken over before there is any VM to say how large the domain is. */
 		if (may_grow(index) && bytes_of(grown(index)) > index->reserved_bytes)

@@ -4,7 +4,8 @@
  * none and equal pages have one for all; it grows by a quarter, in place, when a neighbourhood is full. A candidate is a hint
  * that may be stale at any time; whoever uses it checks that the page still has this fingerprint and compares bytes. When
  * its content is shared, the shared page takes its entry. Buckets of 8 entries fill one cache line. Stale candidates stay
- * until their place is wanted; a table that cannot grow loses candidates, shared pages last.
+ * until their place is wanted or they keep searches from ending; a table that cannot grow loses candidates, shared pages
+ * last.
  *
  * Threads: the caller holds the catalog's lock.
  */
@@ -34,7 +35,7 @@ struct gmm__page_index {
 	struct gmm__index_entry *entry; /* page aligned; (buckets + the probes past the last one) * GMM__BUCKET in use */
 	size_t reserved_bytes;          /* address space at entry */
 	uint32_t buckets;
-	uint32_t used;                  /* places that are not empty, about */
+	uint32_t used;                  /* places that are not empty */
 };
 
 static inline bool gmm__index_is_shared(const struct gmm__index_entry *entry)

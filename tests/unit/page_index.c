@@ -148,6 +148,42 @@ START_TEST(stale_entries_make_room)
 }
 END_TEST
 
+static uint32_t longest_search(const struct gmm__page_index *index)
+{
+	const struct gmm__index_entry *end = index->entry + index->buckets * GMM__BUCKET;
+	uint32_t longest = 0, row = 0;
+
+	for (const struct gmm__index_entry *entry = index->entry; entry < end; entry++) {
+		row = entry->key ? row + 1 : 0;
+		longest = row > longest ? row : longest;
+	}
+	return longest;
+}
+
+/* However often pages have changed, a search for what is not there ends soon, and nothing is missing that is not stale. */
+START_TEST(searches_stay_short)
+{
+	enum { PAGES = 20000, LIVE = PAGES / 4, CHANGES = 40 * LIVE, SHARED = 1000 };
+	struct gmm__page_index index = open_index();
+
+	gone = calloc(1, CHANGES + SHARED + 1);
+	ck_assert_int_eq(gmm__page_index_reserve(&index, PAGES), 0);
+	for (uint32_t page = CHANGES + 1; page <= CHANGES + SHARED; page++)
+		ck_assert_int_eq(gmm__page_index_share(&index, fingerprint_of(page), page), 0);
+	for (uint32_t page = 1; page <= CHANGES; page++) {
+		if (page > LIVE)
+			gone[page - LIVE] = 1;
+		put_new(&index, page, 1);
+		if (page % LIVE == 0)
+			ck_assert_uint_eq(missing(&index, page - LIVE + 1, LIVE) + missing(&index, CHANGES + 1, SHARED), 0);
+	}
+	ck_assert_uint_le(longest_search(&index), 300);
+	ck_assert_uint_le(index.buckets, PAGES * 5 / 8 / GMM__BUCKET + 64);
+	free(gone);
+	close_index(&index);
+}
+END_TEST
+
 START_TEST(no_memory_to_grow)
 {
 	struct gmm__page_index index = open_index();
@@ -376,7 +412,7 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		empty, next_to_nothing_is_lost, entries_stay_when_the_domain_grows, stale_entries_make_room,
+		empty, next_to_nothing_is_lost, entries_stay_when_the_domain_grows, stale_entries_make_room, searches_stay_short,
 		no_memory_to_grow, ends_of_the_range, a_shared_page_takes_the_place_of_its_candidate, equal_fingerprints,
 		one_fingerprint_does_not_fill_the_memory, against_a_list, shared_pages_are_not_evicted, shared_pages_make_their_own_room,
 		entries_are_looked_at_under_rcu,
