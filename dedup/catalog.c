@@ -193,6 +193,10 @@ void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__p
 	struct gmm__digest whole = gmm__digest_whole(bytes, &catalog->secret);
 
 	gmm__lock_take(&catalog->lock);
+	/* Once is enough, and only one entry goes with a page. */
+	if (gmm__page_index_replace(&catalog->index, sample.fingerprint, to, to) ||
+	    gmm__page_index_replace(&catalog->index, whole.fingerprint, to, to))
+		to = GMM__NIL;
 	gmm__page_index_replace(&catalog->index, sample.fingerprint, from, to);
 	gmm__page_index_replace(&catalog->index, whole.fingerprint, from, to);
 	gmm__lock_give(&catalog->lock);

@@ -409,13 +409,43 @@ START_TEST(entries_are_looked_at_under_rcu)
 }
 END_TEST
 
+/* A page that is moved may be known already where it goes to: then that page has one entry, which goes with it. */
+START_TEST(a_page_is_listed_once)
+{
+	for (int whole = 0; whole <= 1; whole++) {
+		struct fake_world *world = fake_open();
+		struct fake_guest *guests[2] = { fake_guest_new(NULL, 1), fake_guest_new(NULL, 1) };
+		for (int i = 0; i < 2; i++)
+			fake_fill(guests[i], 0, 1);
+		fake_passes(4);
+		assert_state(guests[0], 0, GMM_PAGE_SHARED);
+		struct gmm__catalog *catalog = guests[0]->vm->domain->catalog;
+		gmm__page_id from = guests[0]->slot->value[0], to;
+		const uint8_t *bytes = gmm__pool_bytes(catalog->pool, from);
+		struct iovec copy = { (void *)(uintptr_t)bytes, GMM__PAGE_BYTES };
+		uint32_t sample = gmm__digest_sample(bytes, &catalog->secret).fingerprint;
+		uint32_t known = whole ? gmm__digest_whole(bytes, &catalog->secret).fingerprint : sample;
+		ck_assert_uint_eq(gmm__pool_reserve(catalog->pool, 1, &to), 1);
+		ck_assert_int_eq(gmm__pool_fill(catalog->pool, to, &copy, 1), 0);
+		gmm__catalog_publish(catalog, known, to);
+		gmm__catalog_relist(catalog, from, to);
+		ck_assert_uint_eq(gmm__catalog_find_shared(catalog, known), to);
+		gmm__pool_drop(catalog->pool, to, 1, GMM__DROP_REFERENCE);
+		ck_assert_uint_eq(gmm__catalog_find_shared(catalog, sample), GMM__NIL);
+		ck_assert_uint_eq(gmm__catalog_find_shared(catalog, known), GMM__NIL);
+		ck_assert_ptr_nonnull(world);
+		fake_close();
+	}
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
 		empty, next_to_nothing_is_lost, entries_stay_when_the_domain_grows, stale_entries_make_room, searches_stay_short,
 		no_memory_to_grow, ends_of_the_range, a_shared_page_takes_the_place_of_its_candidate, equal_fingerprints,
 		one_fingerprint_does_not_fill_the_memory, against_a_list, shared_pages_are_not_evicted, shared_pages_make_their_own_room,
-		entries_are_looked_at_under_rcu,
+		entries_are_looked_at_under_rcu, a_page_is_listed_once,
 	};
 
 	return unit_main("page_index", tests, sizeof tests / sizeof *tests);
