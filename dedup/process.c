@@ -43,17 +43,17 @@ static void nominate(struct gmm__worker *worker)
 	for (uint32_t k = 0; k < nominations->n; k++) {
 		gmm__page_id page = nominations->page[k];
 		struct gmm__slot *slot = gmm__chunk_table_slot(&worker->gmm->chunks, gmm__page_chunk(page));
-		uint32_t i = slot ? page - gmm__slot_page_id(slot, 0) : 0;
-		if (!slot || i >= slot->pages)
-			continue;
-		if (claimed != slot->vm) {
+		if (slot && claimed != slot->vm) {
 			if (claimed)
 				gmm__vm_release(claimed);
 			struct gmm_vm *vm = slot->vm;
 			claimed = claim_patiently(worker, vm) ? vm : NULL;
-			if (claimed && gmm__chunk_table_slot(&worker->gmm->chunks, gmm__page_chunk(page)) != slot)
-				continue;
+			/* Another slot may have taken its place, and its very address. */
+			slot = gmm__chunk_table_slot(&worker->gmm->chunks, gmm__page_chunk(page));
 		}
+		uint32_t i = slot ? page - gmm__slot_page_id(slot, 0) : 0;
+		if (!slot || i >= slot->pages || (claimed && slot->vm != claimed))
+			continue;
 		if (!claimed && kept < GMM__REGION_PAGES / 2) {
 			nominations->page[kept++] = page; /* with the next region */
 		} else if (claimed && gmm__account_nominate(slot, i)) {

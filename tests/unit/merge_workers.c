@@ -2,6 +2,8 @@
  *
  * The second worker works where a test says, in the middle of what the first one does.
  */
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <urcu/urcu-bp.h>
 
@@ -182,6 +184,48 @@ START_TEST(the_hint_itself_waits_no_longer)
 }
 END_TEST
 
+static void *process_a(void *arg)
+{
+	process(0, a);
+	return arg;
+}
+
+static bool is_waited_for(struct gmm_vm *vm)
+{
+	gmm__lock_take(&vm->gmm->lock);
+	bool waited_for = vm->waiting > 0;
+	gmm__lock_give(&vm->gmm->lock);
+	return waited_for;
+}
+
+/* While a worker waits for the claim of a twin's VM, the slot goes, and a smaller one is made where it was. */
+START_TEST(a_slot_in_the_place_of_another_is_looked_at_anew)
+{
+	struct gmm__nominations *nominations;
+	pthread_t thread;
+
+	open_twins(PAGES);
+	fake_fill_range(b, 0, PAGES, 1000);
+	fake_passes(2);
+	world->engine->workers = HAND_WORKERS;
+	nominations = &world->engine->worker[0].nominations;
+	nominations->page[0] = gmm__slot_page_id(b->slot, PAGES - 1);
+	nominations->page[1] = gmm__slot_page_id(b->slot, 0);
+	nominations->n = 2;
+	ck_assert(gmm__vm_claim(b->vm, false));
+	ck_assert_int_eq(pthread_create(&thread, NULL, process_a, NULL), 0);
+	while (!is_waited_for(b->vm))
+		sched_yield();
+	b->slot->pages = PAGES - 1;
+	gmm__vm_release(b->vm);
+	pthread_join(thread, NULL);
+	b->slot->pages = PAGES;
+	assert_state(b, 0, GMM_PAGE_NOMINATED);
+	assert_state(b, PAGES - 1, GMM_PAGE_UNIQUE);
+	close_all();
+}
+END_TEST
+
 START_TEST(promotions_are_listed_by_page)
 {
 	struct gmm__promotions *list = NULL, one = { .first = 5 << 9, .promoted = { [2] = 1ull << 3 } },
@@ -208,7 +252,8 @@ int main(void)
 	const TTest *const tests[] = { a_copy_waits_for_the_worker_that_promotes, a_copy_goes_on_when_the_promotion_fails,
 				       a_copy_waits_for_one_that_waits, a_twin_in_a_claimed_vm_can_be_looked_at,
 				       a_twin_that_was_shared_meanwhile_is_joined,
-				       the_hint_itself_waits_no_longer, promotions_are_listed_by_page };
+				       the_hint_itself_waits_no_longer, promotions_are_listed_by_page,
+				       a_slot_in_the_place_of_another_is_looked_at_anew };
 
 	return unit_main("merge_workers", tests, sizeof tests / sizeof *tests);
 }
