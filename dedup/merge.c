@@ -468,10 +468,11 @@ static void account(struct piece *p)
 	p->merge->progress->merged += merged;
 }
 
+/* Pages that were not frozen. Those that wait for budget keep their fingerprint. */
 static void account_all(struct piece *p, uint32_t first, uint32_t count, enum gmm_page_state state)
 {
 	for (uint32_t i = first; i < first + count; i++)
-		gmm__slot_set(p->slot, i, state, p->slot->value[i]);
+		gmm__slot_set(p->slot, i, state, state == GMM_PAGE_BUDGET ? p->slot->value[i] : 0);
 }
 
 /* ---- pieces -------------------------------------------------------------------------------------------------------- */

@@ -241,12 +241,26 @@ START_TEST(unripe_pages_are_work_left)
 }
 END_TEST
 
+/* The value of a page that could not be frozen was its fingerprint. */
+START_TEST(what_was_not_frozen_has_no_heat)
+{
+	open_joiner(8);
+	once_at(FAKE_BEFORE_FREEZE, c, fail_einval);
+	fake_passes(1);
+	ck_assert(once_done());
+	assert_state(c, 0, GMM_PAGE_VOLATILE);
+	ck_assert_uint_eq(c->slot->value[0], GMM__HEAT_NEW);
+	fake_close();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = { full_speed_arms_once_and_reads_seldom, a_window_arms_at_first, rests_are_in_proportion,
 				 what_did_not_change_is_armed_and_then_quiet, old_rests_are_over,
 				 whoever_waits_ends_all_rests, hot_pages_are_not_armed, what_becomes_quiet_is_shared, what_rests_may_go,
-				 settled_leaves_nothing_quiet, unripe_pages_are_work_left };
+				 settled_leaves_nothing_quiet, unripe_pages_are_work_left,
+				 what_was_not_frozen_has_no_heat };
 
 	return unit_main("heat", tests, sizeof tests / sizeof *tests);
 }
