@@ -29,12 +29,13 @@ qemu_initrd=$work/initrd
 vm_start agent -device virtio-serial-pci -chardev "socket,id=gmm,path=$work/port,server=on,wait=off" \
 	-device virtserialport,chardev=gmm,name=org.gmm-dedup.0
 vm_ready agent 120 || exit 1
-# One line: the guest's shell takes commands so.
+# One line: the guest's shell takes commands so. It ends when Python runs, whose files are to be in the report.
 start='for m in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_console; do'
 start+=' insmod /modules/$m.ko 2>/dev/null; done; mkdir -p /dev/virtio-ports; for p in /sys/class/virtio-ports/*; do'
 start+=' ln -s "/dev/${p##*/}" "/dev/virtio-ports/$(cat $p/name)"; done;'
-start+=' python3 -c "import time; time.sleep(1000)" & /gmm-guest >/tmp/agent.log 2>&1 & sleep 2'
-vm_run agent 60 "$start" || fail "cannot start the agent"
+start+=' python3 -c "import time; open(\"/tmp/up\", \"w\"); time.sleep(1000)" & /gmm-guest >/tmp/agent.log 2>&1 &'
+start+=' while [ ! -e /tmp/up ]; do sleep 1; done'
+vm_run agent 120 "$start" || fail "cannot start the agent"
 "$check" receive "$work/port" "$work/report" || fail "no report: $(vm_run agent 20 'cat /tmp/agent.log; ls -l /dev/virtio-ports')"
 # The host goes and comes back; what counts is the second report.
 "$check" receive "$work/port" "$work/report" || fail "no second report"
