@@ -594,7 +594,7 @@ int main(void)
 	suite_add_tcase(suite, tcase);
 	tcase_add_loop_test(tcase, like_the_model, 0, 3);
 	tcase_add_test(tcase, several_threads);
-	tcase_set_timeout(tcase, 250);
+	tcase_set_timeout(tcase, 550);
 	srunner_run_all(runner, CK_NORMAL);
 	int failed = srunner_ntests_failed(runner);
 	srunner_free(runner);

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LIMIT_SECONDS = 280 }; /* less than that of ctest */
+enum { LIMIT_SECONDS = 280 }; /* for each test */
 
 int unit_main(const char *name, const TTest *const *tests, size_t count)
 {
