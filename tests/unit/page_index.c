@@ -15,9 +15,20 @@ static struct gmm__mem mem;
 static bool no_map;
 static uint8_t *gone; /* by page: the entry is stale */
 
+static size_t mapped_bytes;
+
 static intptr_t maybe_map(void *addr, size_t size, int prot, int flags, int fd, uint64_t offset)
 {
-	return no_map ? -ENOMEM : gmm__sys_linux()->map(addr, size, prot, flags, fd, offset);
+	intptr_t rc = no_map ? -ENOMEM : gmm__sys_linux()->map(addr, size, prot, flags, fd, offset);
+
+	mapped_bytes += gmm__is_errno(rc) ? 0 : size;
+	return rc;
+}
+
+static int count_unmap(void *addr, size_t size)
+{
+	mapped_bytes -= size;
+	return gmm__sys_linux()->unmap(addr, size);
 }
 
 static bool is_stale(const void *arg, const struct gmm__index_entry *entry)
@@ -26,10 +37,18 @@ static bool is_stale(const void *arg, const struct gmm__index_entry *entry)
 	return gone && gone[entry->page];
 }
 
+enum { PROBES = 64 }; /* buckets that a search looks into; so many are at least in a table, and behind its last one */
+
+static size_t places(const struct gmm__page_index *index)
+{
+	return ((size_t)index->buckets + PROBES) * GMM__BUCKET;
+}
+
 static struct gmm__page_index open_index(void)
 {
 	sys = *gmm__sys_linux();
 	sys.map = maybe_map;
+	sys.unmap = count_unmap;
 	no_map = false;
 	gone = NULL;
 	mem = (struct gmm__mem){ .sys = &sys };
@@ -38,8 +57,14 @@ static struct gmm__page_index open_index(void)
 
 static void close_index(struct gmm__page_index *index)
 {
+	size_t used = 0;
+
+	for (const struct gmm__index_entry *entry = index->entry; index->buckets && entry < index->entry + places(index); entry++)
+		used += entry->key != 0;
+	ck_assert_uint_eq(index->used, used);
 	gmm__page_index_destroy(index);
 	ck_assert_uint_eq(mem.bytes, 0);
+	ck_assert_uint_eq(mapped_bytes, 0);
 }
 
 static uint32_t fingerprint_of(uint32_t page)
@@ -353,6 +378,34 @@ START_TEST(shared_pages_are_not_evicted)
 }
 END_TEST
 
+/* Where there is no place an older candidate of the bucket goes, each time another one; or the next one behind the bucket, when
+ * it is full of shared pages. */
+START_TEST(candidates_give_way)
+{
+	enum { PLACES = PROBES * GMM__BUCKET, SHARED = 2 * GMM__BUCKET };
+
+	for (uint32_t shared = 0; shared <= SHARED; shared += SHARED) {
+		struct gmm__page_index index = open_index();
+		uint32_t found = 0, more = shared ? 1 : GMM__BUCKET;
+		ck_assert_int_eq(gmm__page_index_reserve(&index, 1), 0);
+		no_map = true;
+		for (uint32_t page = 1; page <= shared; page++)
+			ck_assert_int_eq(gmm__page_index_share(&index, 2 * page, page), 0);
+		for (uint32_t page = shared + 1; page <= PLACES + more; page++)
+			gmm__page_index_put(&index, 2 * page, page);
+		for (uint32_t page = 1; page <= PLACES + more; page++)
+			found += gmm__page_index_find(&index, 2 * page) != NULL;
+		ck_assert_uint_eq(found, PLACES);
+		for (uint32_t page = 1; page <= more; page++)
+			ck_assert_ptr_nonnull(gmm__page_index_find(&index, 2 * (PLACES + page)));
+		for (uint32_t page = 1; page <= shared; page++)
+			ck_assert_uint_eq(shared_of(&index, 2 * page), page);
+		no_map = false;
+		close_index(&index);
+	}
+}
+END_TEST
+
 /* A pool may be taken over before anybody has said how large the domain is. */
 START_TEST(shared_pages_make_their_own_room)
 {
@@ -409,6 +462,25 @@ START_TEST(entries_are_looked_at_under_rcu)
 }
 END_TEST
 
+/* The second page takes the entry of the first, which knows nothing of it: each finds the other one when its turn comes. */
+START_TEST(twins_name_each_other)
+{
+	struct fake_world *world = fake_open();
+	struct fake_guest *guests[2] = { fake_guest_new(NULL, 1), fake_guest_new(NULL, 1) };
+
+	for (int i = 0; i < 2; i++)
+		fake_fill(guests[i], 0, 1);
+	fake_passes(1);
+	struct gmm__catalog *catalog = guests[0]->vm->domain->catalog;
+	for (int i = 0; i < 2; i++)
+		assert_state(guests[i], 0, GMM_PAGE_NOMINATED);
+	struct gmm__index_entry *entry = gmm__page_index_find(&catalog->index, guests[0]->slot->value[0]);
+	ck_assert_uint_eq(entry->page, gmm__slot_page_id(guests[1]->slot, 0));
+	ck_assert_ptr_nonnull(world);
+	fake_close();
+}
+END_TEST
+
 /* A page that is moved may be known already where it goes to: then that page has one entry, which goes with it. */
 START_TEST(a_page_is_listed_once)
 {
@@ -444,8 +516,9 @@ int main(void)
 	const TTest *const tests[] = {
 		empty, next_to_nothing_is_lost, entries_stay_when_the_domain_grows, stale_entries_make_room, searches_stay_short,
 		no_memory_to_grow, ends_of_the_range, a_shared_page_takes_the_place_of_its_candidate, equal_fingerprints,
-		one_fingerprint_does_not_fill_the_memory, against_a_list, shared_pages_are_not_evicted, shared_pages_make_their_own_room,
-		entries_are_looked_at_under_rcu, a_page_is_listed_once,
+		one_fingerprint_does_not_fill_the_memory, against_a_list, shared_pages_are_not_evicted, candidates_give_way,
+		shared_pages_make_their_own_room,
+		entries_are_looked_at_under_rcu, twins_name_each_other, a_page_is_listed_once,
 	};
 
 	return unit_main("page_index", tests, sizeof tests / sizeof *tests);
