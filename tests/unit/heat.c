@@ -241,6 +241,51 @@ START_TEST(unripe_pages_are_work_left)
 }
 END_TEST
 
+static struct gmm__finding finding[GMM__REGION_PAGES];
+
+/* What a scan of a finds now. */
+static int scan_a(bool survey, uint32_t *ret_unripe)
+{
+	struct gmm__region region = { a->slot, 0, a->pages };
+	struct gmm__scan_options options = { .no_window = true, .survey = survey,
+					     .clock = gmm__heat_clock(world->clock_ns, 0, false) };
+
+	return gmm__scan_region(fake_backend(), &region, &options, finding, ret_unripe);
+}
+
+/* Nor when all others of the region are looked at. */
+START_TEST(unripe_pages_are_not_digested)
+{
+	uint32_t unripe = 0;
+
+	open_hot();
+	for (uint32_t i = 0; i < 4; i++)
+		fake_write(a, i, 3, 1);
+	pass_after(20); /* they are read */
+	pass_after(2020); /* and armed */
+	ck_assert_int_gt(scan_a(true, &unripe), 0);
+	ck_assert_uint_eq(unripe, 4);
+	for (uint32_t i = 0; i < 8; i++)
+		ck_assert_int_eq(finding[i].found, i < 4 ? GMM__FOUND_NOTHING : GMM__FOUND_AGAIN);
+	fake_close();
+}
+END_TEST
+
+START_TEST(what_rests_is_nothing_to_do)
+{
+	uint32_t unripe = 0;
+
+	open_hot();
+	hot_passes(1, 20);
+	fake_write(a, 0, 3, 77);
+	ck_assert_int_eq(scan_a(false, &unripe), 0);
+	world->clock_ns += 2 * SECOND_NS;
+	ck_assert_int_eq(scan_a(false, &unripe), 1);
+	ck_assert_int_eq(finding[0].step, GMM__HEAT_READ);
+	fake_close();
+}
+END_TEST
+
 /* The value of a page that could not be frozen was its fingerprint. */
 START_TEST(what_was_not_frozen_has_no_heat)
 {
@@ -260,7 +305,7 @@ int main(void)
 				 what_did_not_change_is_armed_and_then_quiet, old_rests_are_over,
 				 whoever_waits_ends_all_rests, hot_pages_are_not_armed, what_becomes_quiet_is_shared, what_rests_may_go,
 				 settled_leaves_nothing_quiet, unripe_pages_are_work_left,
-				 what_was_not_frozen_has_no_heat };
+				 unripe_pages_are_not_digested, what_rests_is_nothing_to_do, what_was_not_frozen_has_no_heat };
 
 	return unit_main("heat", tests, sizeof tests / sizeof *tests);
 }

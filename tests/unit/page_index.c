@@ -481,6 +481,26 @@ START_TEST(twins_name_each_other)
 }
 END_TEST
 
+/* A slot may come to lie where a larger one was, whose pages are in the index still. */
+START_TEST(a_hint_behind_the_end_of_a_slot_is_stale)
+{
+	struct fake_world *world = fake_open();
+	struct fake_guest *guest = fake_guest_new(NULL, 3);
+	struct gmm__catalog *catalog = guest->vm->domain->catalog;
+
+	fake_passes(1);
+	urcu_bp_read_lock();
+	gmm__lock_take(&catalog->lock);
+	gmm__page_index_put(&catalog->index, 6, gmm__slot_page_id(guest->slot, GMM__CHUNK_PAGES - 1));
+	ck_assert_int_eq(gmm__catalog_offer(catalog, 6, gmm__slot_page_id(guest->slot, 0)).kind, GMM__VERDICT_UNIQUE);
+	ck_assert_uint_eq(gmm__page_index_find(&catalog->index, 6)->page, gmm__slot_page_id(guest->slot, 0));
+	gmm__lock_give(&catalog->lock);
+	urcu_bp_read_unlock();
+	ck_assert_ptr_nonnull(world);
+	fake_close();
+}
+END_TEST
+
 /* A page that is moved may be known already where it goes to: then that page has one entry, which goes with it. */
 START_TEST(a_page_is_listed_once)
 {
@@ -518,7 +538,8 @@ int main(void)
 		no_memory_to_grow, ends_of_the_range, a_shared_page_takes_the_place_of_its_candidate, equal_fingerprints,
 		one_fingerprint_does_not_fill_the_memory, against_a_list, shared_pages_are_not_evicted, candidates_give_way,
 		shared_pages_make_their_own_room,
-		entries_are_looked_at_under_rcu, twins_name_each_other, a_page_is_listed_once,
+		entries_are_looked_at_under_rcu, twins_name_each_other,
+		a_hint_behind_the_end_of_a_slot_is_stale, a_page_is_listed_once,
 	};
 
 	return unit_main("page_index", tests, sizeof tests / sizeof *tests);
