@@ -169,13 +169,36 @@ START_TEST(passes_that_share_nothing_rest_by_what_they_cost)
 }
 END_TEST
 
+static bool looks_at_covers(uint64_t passes, uint32_t window_shift, uint8_t level)
+{
+	static struct gmm_vm vm;
+	struct gmm__effort effort = { .level = level };
+
+	engine->passes = passes;
+	engine->window_shift = window_shift;
+	return gmm__pace_options(engine, &vm, &effort).covers;
+}
+
+START_TEST(written_shared_pages_are_looked_for_when_it_is_time)
+{
+	open_engine();
+	engine->next_cover = 5;
+	ck_assert(!looks_at_covers(4, 0, 0));
+	ck_assert(looks_at_covers(5, 0, 0));
+	ck_assert(looks_at_covers(4, 1, 0)); /* passes are seldom */
+	ck_assert(looks_at_covers(4, 0, 1)); /* visits of the region are */
+	close_engine();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *tests[] = { the_rest_ends_when_guests_are_quiet, the_rest_lasts_while_guests_run,
 				 the_time_of_all_threads_counts,
 				 new_memory_rests_for_a_part_of_the_window,
 				 the_window_is_short_while_pages_come_to_be_shared,
-				 passes_that_share_nothing_rest_by_what_they_cost };
+				 passes_that_share_nothing_rest_by_what_they_cost,
+				 written_shared_pages_are_looked_for_when_it_is_time };
 
 	return suite_main("pace", tests, sizeof tests / sizeof *tests, 280);
 }
