@@ -191,6 +191,40 @@ START_TEST(written_shared_pages_are_looked_for_when_it_is_time)
 }
 END_TEST
 
+static uint32_t shift_after(uint64_t merged, uint64_t broken)
+{
+	engine->progress = (struct gmm__progress){ .merged = merged, .broken = broken };
+	gmm__pace_conclude(engine);
+	return engine->window_shift;
+}
+
+START_TEST(the_window_follows_what_is_written_soon)
+{
+	open_engine();
+	engine->window_shift = 0;
+	ck_assert_uint_eq(shift_after(2000, 1000), 1);
+	ck_assert_uint_eq(shift_after(2000, 1000), 2);
+	for (int i = 0; i < 3; i++)
+		ck_assert_uint_eq(shift_after(2000, 1000), 3);
+	ck_assert_uint_eq(shift_after(0, 0), 1);
+	ck_assert_uint_eq(shift_after(8000, 1000), 1); /* neither many nor few */
+	ck_assert_uint_eq(shift_after(0, 0), 0);
+	close_engine();
+}
+END_TEST
+
+START_TEST(memory_that_came_in_a_pass_keeps_it_from_settling)
+{
+	open_engine();
+	engine->disturbed = true;
+	shift_after(0, 0);
+	ck_assert(!engine->settled);
+	shift_after(0, 0);
+	ck_assert(engine->settled);
+	close_engine();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *tests[] = { the_rest_ends_when_guests_are_quiet, the_rest_lasts_while_guests_run,
@@ -198,7 +232,9 @@ int main(void)
 				 new_memory_rests_for_a_part_of_the_window,
 				 the_window_is_short_while_pages_come_to_be_shared,
 				 passes_that_share_nothing_rest_by_what_they_cost,
-				 written_shared_pages_are_looked_for_when_it_is_time };
+				 written_shared_pages_are_looked_for_when_it_is_time,
+				 the_window_follows_what_is_written_soon,
+				 memory_that_came_in_a_pass_keeps_it_from_settling };
 
 	return suite_main("pace", tests, sizeof tests / sizeof *tests, 280);
 }
