@@ -210,6 +210,8 @@ START_TEST(a_follow_up_merges_what_a_pass_has_found)
 	ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 7);
 	ck_assert_uint_eq(fake_count(b, GMM_PAGE_SHARED), 7);
 	ck_assert_uint_gt(world->engine->lately_merged, 0);
+	fake_passes(1); /* that looks at all again */
+	ck_assert_uint_gt(world->engine->progress.found, 0);
 	fake_close();
 }
 END_TEST
