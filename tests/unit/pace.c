@@ -216,6 +216,7 @@ END_TEST
 START_TEST(memory_that_came_in_a_pass_keeps_it_from_settling)
 {
 	open_engine();
+	engine->window_shift = 0;
 	engine->disturbed = true;
 	shift_after(0, 0);
 	ck_assert(!engine->settled);
