@@ -209,7 +209,6 @@ static uint64_t window_now_ms(const struct gmm__engine *engine)
 {
 	uint64_t window_ms = engine->gmm->options.window_ms;
 	uint64_t cost_ms = engine->pass_cpu_ns * COST_PARTS / NANOSECONDS_PER_MS;
-
 	uint64_t short_ms = window_ms / (engine->hurry ? NEW_WINDOWS : SHORT_WINDOWS);
 
 	if (!engine->hurry && !is_worth_while(engine))

@@ -24,9 +24,15 @@ static uint32_t key_of(uint32_t fingerprint)
 	return key ? key : GMM__INDEX_SHARED << 1;
 }
 
+/* The key of what an entry's `key` holds. */
+static uint32_t key_in(uint32_t marked)
+{
+	return marked & ~(uint32_t)GMM__INDEX_SHARED;
+}
+
 static bool has_key(const struct gmm__index_entry *entry, uint32_t key)
 {
-	return (entry->key & ~(uint32_t)GMM__INDEX_SHARED) == key && entry->page != GMM__NIL;
+	return key_in(entry->key) == key && entry->page != GMM__NIL;
 }
 
 static struct gmm__index_entry *neighbourhood(const struct gmm__page_index *index, uint32_t key)
@@ -34,9 +40,14 @@ static struct gmm__index_entry *neighbourhood(const struct gmm__page_index *inde
 	return index->entry + ((uint64_t)key * index->buckets >> 32) * GMM__BUCKET;
 }
 
+static size_t places_of(const struct gmm__page_index *index)
+{
+	return bytes_of(index->buckets) / sizeof *index->entry;
+}
+
 static const struct gmm__index_entry *end_of(const struct gmm__page_index *index)
 {
-	return index->entry + bytes_of(index->buckets) / sizeof *index->entry;
+	return index->entry + places_of(index);
 }
 
 void gmm__page_index_destroy(struct gmm__page_index *index)
@@ -110,7 +121,7 @@ static void remove_entry(struct gmm__page_index *index, struct gmm__index_entry 
 	const struct gmm__index_entry *end = end_of(index);
 
 	for (struct gmm__index_entry *entry = gap + 1; entry < end && entry->key; entry++) {
-		if (neighbourhood(index, entry->key & ~(uint32_t)GMM__INDEX_SHARED) > gap)
+		if (neighbourhood(index, key_in(entry->key)) > gap)
 			continue;
 		*gap = *entry;
 		gap = entry;
@@ -149,7 +160,7 @@ static void sweep(struct gmm__page_index *index, uint32_t key)
 
 static bool put_or_evict(struct gmm__page_index *index, struct gmm__index_entry entry)
 {
-	uint32_t key = entry.key & ~(uint32_t)GMM__INDEX_SHARED;
+	uint32_t key = key_in(entry.key);
 	struct gmm__index_entry *place = find_place(index, key, false);
 
 	if (!place)
@@ -174,7 +185,7 @@ enum { GROW_PART = 4, LOW = (GROW_PART + 1) * PLACES };
  * yet, however far it lay from its old one's beginning. Those below wait aside. */
 static void spread(struct gmm__page_index *index, uint32_t buckets)
 {
-	size_t old = bytes_of(index->buckets) / sizeof *index->entry, low = old < LOW ? old : LOW;
+	size_t old = places_of(index), low = old < LOW ? old : LOW;
 	struct gmm__index_entry aside[LOW];
 
 	gmm__mem_count(index->mem, (ptrdiff_t)(bytes_of(buckets) - bytes_of(index->buckets)));
@@ -235,7 +246,7 @@ static bool has_place(const struct gmm__page_index *index, uint32_t key)
  * all around has entries of one fingerprint, or nearly so, which no table keeps apart. */
 static bool may_grow(const struct gmm__page_index *index)
 {
-	return index->used >= bytes_of(index->buckets) / sizeof *index->entry / 2;
+	return index->used >= places_of(index) / 2;
 }
 
 /* Within the address space. */
