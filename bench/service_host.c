@@ -86,6 +86,14 @@ static json_t *ask_status(const struct service_host *host, const char *redirecti
 	return status;
 }
 
+/* Though nobody has waited for it. */
+static bool has_ended(pid_t pid)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid != 0;
+}
+
 void gmm__bench_service_start(struct service_host *host)
 {
 	*host = (struct service_host){ .dir = "/tmp/gmm-bench.XXXXXX" };
@@ -104,7 +112,7 @@ void gmm__bench_service_start(struct service_host *host)
 	atexit(clean_up);
 	uint64_t end_ns = gmm__host_now_ns() + START_NS;
 	json_t *status;
-	while (!(status = ask_status(host, "2>/dev/null")) && gmm__host_now_ns() < end_ns && kill(host->pid, 0) == 0)
+	while (!(status = ask_status(host, "2>/dev/null")) && gmm__host_now_ns() < end_ns && !has_ended(host->pid))
 		gmm__bench_sleep_ns(20 * BENCH_NS_PER_MS);
 	if (!status)
 		gmm__bench_fail("the service does not start");
@@ -115,7 +123,7 @@ json_t *gmm__bench_service_status(const struct service_host *host)
 {
 	json_t *status = ask_status(host, "");
 
-	if (!status)
+	if (!json_is_object(status))
 		gmm__bench_fail("the service does not answer");
 	return status;
 }
