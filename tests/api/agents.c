@@ -202,5 +202,5 @@ int main(void)
 	const TTest *tests[] = { all_that_is_equal_is_shared, no_byte_is_lost_under_writers,
 				 the_cpu_limit_covers_all_workers, numbers_of_threads };
 
-	return suite_main("agents", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("agents", tests, sizeof tests / sizeof *tests);
 }

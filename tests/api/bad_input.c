@@ -548,5 +548,5 @@ int main(void)
 		hugetlb_memory_is_refused,
 	};
 
-	return suite_main("bad_input", tests, sizeof(tests) / sizeof(tests[0]), 280);
+	return suite_main("bad_input", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -244,7 +244,7 @@ int main(void)
 	if (file < 0)
 		return EXIT_FAILURE;
 	close(file);
-	int rc = suite_main("balloon", tests, sizeof tests / sizeof *tests, 280);
+	int rc = suite_main("balloon", tests, sizeof tests / sizeof *tests);
 	unlink(path);
 	return rc;
 }

@@ -178,5 +178,5 @@ int main(void)
 	const TTest *tests[] = { a_clone_has_all, a_clone_of_shared_pages_has_all, both_go_their_own_ways,
 				 what_cannot_move_is_copied, many_clones, bad_arguments };
 
-	return suite_main("clone", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("clone", tests, sizeof tests / sizeof *tests);
 }

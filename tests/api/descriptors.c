@@ -151,5 +151,5 @@ int main(void)
 		a_child_has_none_and_may_open_its_own,
 	};
 
-	return suite_main("descriptors", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("descriptors", tests, sizeof tests / sizeof *tests);
 }

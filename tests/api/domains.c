@@ -147,5 +147,5 @@ int main(void)
 		freed_pages_do_not_leak_into_another_domain,
 	};
 
-	return suite_main("domains", tests, sizeof(tests) / sizeof(tests[0]), 280);
+	return suite_main("domains", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -352,5 +352,5 @@ int main(void)
 		a_childs_own_instance_works_or_is_refused,
 	};
 
-	return suite_main("forks", tests, sizeof(tests) / sizeof(tests[0]), 300);
+	return suite_main("forks", tests, sizeof(tests) / sizeof(tests[0]));
 }

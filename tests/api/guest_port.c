@@ -326,5 +326,5 @@ int main(void)
 	const TTest *tests[] = { named_pages_are_shared_and_no_others, checked_by_call, bad_calls,
 				 reports_while_guests_write, a_hostile_guest_spends_its_own };
 
-	return suite_main("guest_port", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("guest_port", tests, sizeof tests / sizeof *tests);
 }

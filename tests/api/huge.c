@@ -520,5 +520,5 @@ int main(void)
 		whole_again_when_unshared, the_advice_is_kept, never_where_there_were_none, nine_tenths_of_the_savings_remain,
 	};
 
-	return suite_main("huge", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("huge", tests, sizeof tests / sizeof *tests);
 }

@@ -487,5 +487,5 @@ int main(void)
 		dontfork_and_dontdump_are_not_invented,
 	};
 
-	return suite_main("lifecycle", tests, sizeof(tests) / sizeof(tests[0]), 300);
+	return suite_main("lifecycle", tests, sizeof(tests) / sizeof(tests[0]));
 }

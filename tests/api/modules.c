@@ -617,5 +617,5 @@ int main(void)
 		many_register_at_once, guest_writes_meanwhile,
 	};
 
-	return suite_main("modules", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("modules", tests, sizeof tests / sizeof *tests);
 }

@@ -491,5 +491,5 @@ int main(void)
 {
 	const TTest *tests[] = { a_mapped_page_joins, a_paged_page_joins, duplicate_of_a_mapped_page, writers };
 
-	return suite_main("paged", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("paged", tests, sizeof tests / sizeof *tests);
 }

@@ -249,5 +249,5 @@ int main(void)
 		pinned_ranges_are_not_discarded,
 	};
 
-	return suite_main("pinned", tests, sizeof(tests) / sizeof(tests[0]), 280);
+	return suite_main("pinned", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -208,5 +208,5 @@ int main(void)
 	const TTest *tests[] = { neighbours_become_one_run, emptied_chunks_come_back, nothing_is_lost_under_writers,
 				 bad_arguments };
 
-	return suite_main("rehome", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("rehome", tests, sizeof tests / sizeof *tests);
 }

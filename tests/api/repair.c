@@ -215,5 +215,5 @@ int main(void)
 		nothing_moves_without_consent,
 	};
 
-	return suite_main("repair", tests, sizeof tests / sizeof tests[0], 280);
+	return suite_main("repair", tests, sizeof tests / sizeof tests[0]);
 }

@@ -143,5 +143,5 @@ int main(void)
 	const TTest *tests[] = { events_come_in_turn, waiting_finds_what_is_visited_seldom,
 				 waiting_finds_what_was_written_while_the_engine_rested, estimate_is_of_the_right_size };
 
-	return suite_main("settle", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("settle", tests, sizeof tests / sizeof *tests);
 }

@@ -405,5 +405,5 @@ int main(void)
 		identities_hold_while_guests_write,
 	};
 
-	return suite_main("sharing", tests, sizeof(tests) / sizeof(tests[0]), 300);
+	return suite_main("sharing", tests, sizeof(tests) / sizeof(tests[0]));
 }

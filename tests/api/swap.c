@@ -258,7 +258,7 @@ int main(void)
 	}
 	child = fork(); /* whatever becomes of the tests, the swap file must not stay */
 	if (child == 0)
-		return suite_main("swap", tests, sizeof(tests) / sizeof(tests[0]), 280);
+		return suite_main("swap", tests, sizeof(tests) / sizeof(tests[0]));
 	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
 		status = W_EXITCODE(EXIT_FAILURE, 0);
 	swap_end();

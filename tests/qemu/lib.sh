@@ -3,6 +3,7 @@
 #
 #   qemu_need                       ends the test as skipped unless QEMU and its helpers are there
 #   qemu_image                      makes the guest's image, once, in $GMM_QEMU_CACHE (~/.cache/gmm-dedup/qemu)
+#   try_for SECONDS COMMAND...      repeats it until it succeeds
 #   service_ready SOCKET LOG        waits until a service answers there; ends the test if it does not
 #   vm_start NAME [QEMU-ARGUMENT]   boots a guest; vm_wrap is an array with a command to run QEMU through
 #   vm_ready NAME SECONDS           waits until it is up
@@ -118,15 +119,20 @@ qemu_image() {
 
 # ---- a service -------------------------------------------------------------------------------------------
 
-service_ready() { # SOCKET LOG
-	local end=$((SECONDS + 90))
-	until "$BIN/gmm-dedup" status --socket "$1" --json >/dev/null 2>&1; do
-		if [ "$SECONDS" -ge "$end" ]; then
-			echo "the service did not start: $(cat "$2")"
-			exit 1
-		fi
-		sleep 0.1
+try_for() { # SECONDS COMMAND...
+	local end=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		[ "$SECONDS" -lt "$end" ] || return
+		sleep 0.5
 	done
+}
+
+service_ready() { # SOCKET LOG
+	try_for 90 "$BIN/gmm-dedup" status --socket "$1" --json &>/dev/null || {
+		echo "the service did not start: $(cat "$2")"
+		exit 1
+	}
 }
 
 # ---- guests -----------------------------------------------------------------------------------------------

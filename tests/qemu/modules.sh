@@ -23,16 +23,6 @@ release() {
 	done
 }
 
-# try_for SECONDS COMMAND...: repeats it until it succeeds.
-try_for() {
-	local end=$((SECONDS + $1))
-	shift
-	until "$@"; do
-		[ "$SECONDS" -lt "$end" ] || return
-		sleep 0.5
-	done
-}
-
 qemu_need
 if [ "$(id -u)" -ne 0 ]; then
 	echo "skipped: not root, so the service cannot mount its pool"

@@ -117,11 +117,7 @@ print(4 * (sum(vm["private_pages"] for vm in vms) + sum(domain["pool_pages"] for
 	echo "status says $((status_kib / 1024)) MiB; Pss is $((ram_kib / 1024)) MiB of RAM and $((elsewhere_kib / 1024)) MiB elsewhere"
 	python3 -c "import sys; sys.exit(not 0.95 < $status_kib / ($ram_kib + $elsewhere_kib) < 1.05)"
 }
-end=$((SECONDS + 60))
-until status_agrees; do
-	[ "$SECONDS" -lt "$end" ] || { fail "status and Pss differ by more than 5 %: $(cat "$work/status")"; break; }
-	sleep 2
-done
+try_for 60 status_agrees || fail "status and Pss differ by more than 5 %: $(cat "$work/status")"
 for vm in a b c; do
 	vm_dump "$vm" "$work/$vm.ram" || fail "$vm: no dump"
 	vm_qmp "$vm" cont >/dev/null
@@ -144,11 +140,10 @@ vm_qmp c quit >/dev/null
 wait "$(vm_pid c)"
 unset "vm_pids[c]"
 vm_run d 400 'python3 /load.py 2 16' >"$work/d.load" || fail "d after its migration: $(cat "$work/d.load")"
-end=$((SECONDS + 120))
-until mappings=$(grep -c '/pool/' "/proc/$(vm_pid d)/maps") && [ "$mappings" -ge 50 ]; do
-	[ "$SECONDS" -lt "$end" ] || { fail "d: nothing is shared after its migration"; break; }
-	sleep 0.5
-done
+d_shares() {
+	mappings=$(grep -c '/pool/' "/proc/$(vm_pid d)/maps") && [ "$mappings" -ge 50 ]
+}
+try_for 120 d_shares || fail "d: nothing is shared after its migration"
 echo "d, after postcopy: $mappings mappings of shared pages"
 
 for vm in a b d; do

@@ -58,10 +58,7 @@ end_guest refused
 
 # All of a's pages were written a moment ago. Until the engine has seen that of the last one, fewer are shared now and then.
 metrics_tell() {
-	exec 9<>"/dev/tcp/127.0.0.1/$port" || fail "nobody listens for metrics"
-	printf 'GET /metrics HTTP/1.0\r\n\r\n' >&9
-	timeout 60 cat <&9 >"$work/metrics"
-	exec 9>&-
+	fetch_metrics "$port"
 	grep -q 'gmm_dedup_saved_pages{domain="test"} 1000' "$work/metrics" &&
 		grep -q 'node_ksmd_pages_sharing 1000' "$work/metrics"
 }

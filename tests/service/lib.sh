@@ -71,6 +71,14 @@ free_port() {
 	python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
+# fetch_metrics PORT: over TCP, into $work/metrics.
+fetch_metrics() {
+	exec 9<>"/dev/tcp/127.0.0.1/$1" || fail "nobody listens for metrics"
+	printf 'GET /metrics HTTP/1.0\r\n\r\n' >&9
+	timeout 60 cat <&9 >"$work/metrics"
+	exec 9>&-
+}
+
 # start_guest NAME PAGES [DOMAIN]: AS is a command to run it through.
 start_guest() {
 	local name=$1

@@ -77,12 +77,7 @@ done
 # The device and inode of a's pool files are of no use either: nothing leads to them.
 as $b find "$runtime" -type f 2>/dev/null | grep -q . && fail "b finds files: $(as $b find "$runtime" -type f 2>/dev/null)"
 
-# scrape: sends the request on standard output, reads the answer.
-request='GET /metrics HTTP/1.0\r\n\r\n'
-exec 9<>"/dev/tcp/127.0.0.1/$port" || fail "nobody listens for metrics"
-printf "$request" >&9
-timeout 60 cat <&9 >"$work/metrics"
-exec 9>&-
+fetch_metrics "$port"
 grep -q '^gmm_dedup_saved_pages 1000' "$work/metrics" || fail "no sums over TCP"
 grep -qE 'uid:|vm=' "$work/metrics" && fail "a port tells of single domains: $(grep -E 'uid:|vm=' "$work/metrics")"
 

@@ -13,6 +13,8 @@
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static char last_log[256] = "(nothing)";
 
+enum { LIMIT_SECONDS = 280 }; /* for all tests of a program */
+
 void suite_log(void *arg, enum gmm_log_level level, const char *message)
 {
 	(void)arg;
@@ -53,7 +55,7 @@ int suite_missing_feature(void)
 	return 0; /* any other failure is for the tests to find */
 }
 
-int suite_main(const char *name, const TTest **tests, size_t count, unsigned limit_seconds)
+int suite_main(const char *name, const TTest **tests, size_t count)
 {
 	Suite *suite = suite_create(name);
 	TCase *tcase = tcase_create(name);
@@ -69,7 +71,7 @@ int suite_main(const char *name, const TTest **tests, size_t count, unsigned lim
 	for (size_t i = 0; i < count; i++)
 		tcase_add_test(tcase, tests[i]);
 	srunner_set_fork_status(runner, CK_NOFORK);
-	alarm(limit_seconds); /* Check's own time limits need its fork mode */
+	alarm(LIMIT_SECONDS); /* Check's own time limits need its fork mode */
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);

@@ -21,7 +21,7 @@ enum { SUITE_SKIPPED = 77 };
 int suite_missing_feature(void);
 
 /* Runs the tests and returns the program's exit status. The process dies if they take longer. */
-int suite_main(const char *name, const TTest **tests, size_t count, unsigned limit_seconds);
+int suite_main(const char *name, const TTest **tests, size_t count);
 
 /* The last warning or error the library logged. */
 const char *suite_last_log(void);

@@ -114,5 +114,5 @@ int main(void)
 {
 	const TTest *tests[] = { any_call_fails, calls_of_a_kind_fail, without_mappings };
 
-	return suite_main("clone", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("clone", tests, sizeof tests / sizeof *tests);
 }

@@ -446,5 +446,5 @@ int main(void)
 		memory_locked_while_opening, staging_is_taken,
 	};
 
-	return suite_main("faults", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("faults", tests, sizeof tests / sizeof *tests);
 }

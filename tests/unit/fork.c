@@ -196,5 +196,5 @@ int main(void)
 {
 	const TTest *tests[] = { fork_waits_for_the_thaw, child_keeps_what_the_parent_gives_up };
 
-	return suite_main("fork", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("fork", tests, sizeof tests / sizeof *tests);
 }

@@ -232,5 +232,5 @@ int main(void)
 {
 	const TTest *tests[] = { without_a_fault, any_call_fails, what_splits, what_collapses };
 
-	return suite_main("huge_faults", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("huge_faults", tests, sizeof tests / sizeof *tests);
 }

@@ -382,5 +382,5 @@ int main(void)
 				 ram_goes_meanwhile, the_service_lies, told_when_asked, told_by_address,
 				 told_of_endless_records, told_meanwhile };
 
-	return suite_main("module_remote", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("module_remote", tests, sizeof tests / sizeof *tests);
 }

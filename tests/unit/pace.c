@@ -237,5 +237,5 @@ int main(void)
 				 the_window_follows_what_is_written_soon,
 				 memory_that_came_in_a_pass_keeps_it_from_settling };
 
-	return suite_main("pace", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("pace", tests, sizeof tests / sizeof *tests);
 }

@@ -407,5 +407,5 @@ int main(void)
 	const TTest *tests[] = { both_have_all, writes_are_private, tables_that_are_wrong, what_does_not_fit,
 				 answers_after_the_clone, any_call_fails, calls_of_a_kind_fail };
 
-	return suite_main("paged_clone", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("paged_clone", tests, sizeof tests / sizeof *tests);
 }

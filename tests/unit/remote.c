@@ -397,5 +397,5 @@ int main(void)
 		the_limit_of_the_service_comes_back,
 	};
 
-	return suite_main("remote", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("remote", tests, sizeof tests / sizeof *tests);
 }

@@ -198,5 +198,5 @@ int main(void)
 		a_vm_that_rests_is_announced,
 	};
 
-	return suite_main("remote_order", tests, sizeof tests / sizeof *tests, 280);
+	return suite_main("remote_order", tests, sizeof tests / sizeof *tests);
 }
