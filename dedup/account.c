@@ -140,8 +140,13 @@ static void account_verdict(struct gmm__slot *slot, uint32_t page, struct gmm__v
 	/* It differed from that shared page a moment ago and has the same fingerprint still: a collision. */
 	if (old == GMM_PAGE_RACED)
 		verdict->kind = GMM__VERDICT_UNIQUE;
+	/* Nothing tells better than the whole digest. */
+	if (verdict->kind == GMM__VERDICT_ALIKE && slot->state[page] & GMM__FLAG_WHOLE)
+		verdict->kind = GMM__VERDICT_UNIQUE;
 	if (verdict->kind == GMM__VERDICT_UNIQUE || verdict->kind == GMM__VERDICT_ALONE) {
 		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, slot->value[page]);
+	} else if (verdict->kind == GMM__VERDICT_ALIKE) {
+		gmm__slot_set(slot, page, GMM_PAGE_RACED, slot->value[page]);
 	} else {
 		progress->nominated += old != GMM_PAGE_NOMINATED && verdict->kind == GMM__VERDICT_TWIN;
 		gmm__slot_set(slot, page, GMM_PAGE_NOMINATED, slot->value[page]);

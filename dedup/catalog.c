@@ -48,6 +48,8 @@ static bool is_stale(const void *arg, const struct gmm__index_entry *candidate)
 	const struct gmm__private_chunk *chunk =
 		gmm__chunk_table_private(&catalog->gmm->chunks, gmm__page_chunk(candidate->page));
 
+	if (candidate->page == GMM__ALIKE)
+		return false;
 	if (chunk)
 		return chunk->set->domain->catalog != catalog ||
 		       gmm__record_get(&chunk->record[gmm__page_index(candidate->page)]).state != GMM__PRIVATE_USED;
@@ -98,6 +100,10 @@ static struct gmm__verdict look_up(struct gmm__catalog *catalog, uint32_t finger
 		verdict.page = hint->page;
 		return verdict;
 	}
+	if (hint->page == GMM__ALIKE) {
+		verdict.kind = GMM__VERDICT_ALIKE;
+		return verdict;
+	}
 	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
 				    hint_state(catalog, fingerprint, hint->page);
 	bool usable = state != GMM_PAGE_STATES && state != GMM_PAGE_HUGE;
@@ -133,7 +139,7 @@ bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm
 		gmm__page_index_put(&catalog->index, fingerprint, self);
 		return false;
 	}
-	if (gmm__index_is_shared(hint))
+	if (gmm__index_is_shared(hint) || hint->page == GMM__ALIKE) /* of several it is likely to have an equal */
 		return true;
 	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
 				    hint_state(catalog, fingerprint, hint->page);
@@ -158,6 +164,29 @@ void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, 
 	gmm__lock_give(&catalog->lock);
 }
 
+/* So many a bucket: nobody knows when a mark is needed no more. */
+enum { MARKS = GMM__BUCKET / 2 };
+
+bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id *ret_hint)
+{
+	*ret_hint = GMM__NIL;
+	urcu_bp_read_lock(); /* it may grow */
+	gmm__lock_take(&catalog->lock);
+	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
+	bool apart = !hint || !gmm__index_is_shared(hint), marked = hint && hint->page == GMM__ALIKE;
+	if (apart && !marked && catalog->alike < catalog->index.buckets * MARKS) {
+		catalog->alike++;
+		*ret_hint = hint ? hint->page : GMM__NIL;
+		if (hint)
+			hint->page = GMM__ALIKE;
+		else
+			gmm__page_index_put(&catalog->index, fingerprint, GMM__ALIKE);
+	}
+	gmm__lock_give(&catalog->lock);
+	urcu_bp_read_unlock();
+	return apart;
+}
+
 int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t pages)
 {
 	urcu_bp_read_lock(); /* a growing index asks which of its candidates are stale */
@@ -172,6 +201,9 @@ void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gm
 {
 	urcu_bp_read_lock(); /* it may grow */
 	gmm__lock_take(&catalog->lock);
+	const struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
+	if (hint && hint->page == GMM__ALIKE)
+		fingerprint = gmm__digest_whole(gmm__pool_bytes(catalog->pool, page), &catalog->secret).fingerprint;
 	gmm__page_index_share(&catalog->index, fingerprint, page); /* without memory others just do not find it */
 	gmm__lock_give(&catalog->lock);
 	urcu_bp_read_unlock();
@@ -181,7 +213,7 @@ gmm__page_id gmm__catalog_find_shared(struct gmm__catalog *catalog, uint32_t fin
 {
 	gmm__lock_take(&catalog->lock);
 	const struct gmm__index_entry *entry = gmm__page_index_find(&catalog->index, fingerprint);
-	gmm__page_id page = entry && gmm__index_is_shared(entry) ? entry->page : GMM__NIL;
+	gmm__page_id page = entry && (gmm__index_is_shared(entry) || entry->page == GMM__ALIKE) ? entry->page : GMM__NIL;
 	gmm__lock_give(&catalog->lock);
 	return page;
 }

@@ -19,6 +19,7 @@ struct gmm__catalog {
 	struct gmm__secret secret;
 	struct gmm__lock lock;              /* guards what follows */
 	struct gmm__page_index index;
+	uint32_t alike;                     /* fingerprints in it that were marked as such; they stay */
 	struct gmm__fill_extents fills;
 	struct gmm__promotions *promotions; /* under way, where there are several workers (dedup/promotions.h) */
 };
@@ -35,7 +36,11 @@ enum gmm__verdict_kind {
 	GMM__VERDICT_PROMOTE, /* page: its twin, a private page; put this one into the pool */
 	GMM__VERDICT_FILL,    /* word: use the word's extent, or make one of the run it lies in */
 	GMM__VERDICT_ALONE,   /* was nominated, but its twin is gone */
+	GMM__VERDICT_ALIKE,   /* pages of this fingerprint differ: its whole digest is to tell it from them */
 };
+
+/* In the index in the place of a page: pages of this fingerprint differ. No page has this id. */
+enum { GMM__ALIKE = 1 };
 
 struct gmm__verdict {
 	enum gmm__verdict_kind kind;
@@ -65,6 +70,12 @@ void gmm__catalog_put_back(struct gmm__catalog *catalog, uint32_t fingerprint, g
  * again if it has to wait. */
 void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id twin);
 
+/* Two private pages of this fingerprint differ. From now on all of them are to be told apart by their whole digests, those that
+ * were taken for equal before as well: *ret_hint is the one that others were told of last, which is to be nominated again, or
+ * NIL. When half of the index is such marks it is only the page at hand that is. False if a shared page has the fingerprint,
+ * which others find meanwhile. */
+bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id *ret_hint);
+
 /* A page was promoted: others find it from now on. */
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 
@@ -74,7 +85,8 @@ void gmm__catalog_relist(struct gmm__catalog *catalog, gmm__page_id from, gmm__p
 /* The shared page turned out to be gone or not to have the fingerprint it is listed under: forget that entry if so. */
 void gmm__catalog_doubt(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 
-/* The shared page with this fingerprint, or NIL. It may be gone: see gmm__pool_ref. */
+/* The shared page with this fingerprint, or NIL; GMM__ALIKE if the whole digest is to be asked for. It may be gone: see
+ * gmm__pool_ref. */
 gmm__page_id gmm__catalog_find_shared(struct gmm__catalog *catalog, uint32_t fingerprint);
 
 #endif

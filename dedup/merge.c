@@ -130,6 +130,29 @@ static struct gmm__slot *visit_twin(struct piece *p, gmm__page_id twin)
 	return p->twins;
 }
 
+/* A page that got no room in the list finds its twin shared later. */
+static void nominate(const struct piece *p, gmm__page_id page)
+{
+	struct gmm__nominations *nominations = p->merge->nominations;
+
+	if (nominations->n < sizeof nominations->page / sizeof *nominations->page)
+		nominations->page[nominations->n++] = page;
+}
+
+/* From the next verdict on the page goes by its whole digest, and so does whatever it was taken for. If its equal was shared
+ * meanwhile, it goes on waiting. */
+static void tell_apart(const struct piece *p, uint32_t page)
+{
+	uint32_t fingerprint = p->slot->value[page];
+	gmm__page_id hint;
+
+	if (!gmm__catalog_tell_apart(p->merge->catalog, fingerprint, &hint))
+		return;
+	gmm__slot_set(p->slot, page, GMM_PAGE_RACED, fingerprint);
+	if (hint != GMM__NIL)
+		nominate(p, hint);
+}
+
 /* A promotion needs a twin with equal bytes, or it costs a mapping for nothing. A page whose twin was shared since the
  * verdict, by another worker, waits: the next verdict is to join it. */
 static bool has_twin(struct piece *p, uint32_t page)
@@ -144,13 +167,12 @@ static bool has_twin(struct piece *p, uint32_t page)
 	if (twin < slot->pages && gmm__state_is_shared(gmm__slot_state(slot, twin)))
 		return false;
 	enum twins twins = compare_twins(p, page, slot, twin);
-	/* A piece that got shorter asks again; what has no room finds its twin shared later. */
-	if (twins == TWINS_EQUAL && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE &&
-	    m->nominations->n < sizeof m->nominations->page / sizeof *m->nominations->page)
-		m->nominations->page[m->nominations->n++] = id;
-	if (twins != TWINS_EQUAL) /* alike in the sample only: to be digested whole */
-		gmm__slot_set(p->slot, page, twins == TWINS_ALIKE ? GMM_PAGE_RACED : GMM_PAGE_UNIQUE,
-			      p->slot->value[page]);
+	if (twins != TWINS_GONE && gmm__slot_state(slot, twin) == GMM_PAGE_UNIQUE)
+		nominate(p, id); /* a piece that got shorter asks again */
+	if (twins == TWINS_ALIKE)
+		tell_apart(p, page);
+	else if (twins == TWINS_GONE)
+		gmm__slot_set(p->slot, page, GMM_PAGE_UNIQUE, p->slot->value[page]);
 	return twins == TWINS_EQUAL;
 }
 

@@ -5,7 +5,7 @@
  * that may be stale at any time; whoever uses it checks that the page still has this fingerprint and compares bytes. When
  * its content is shared, the shared page takes its entry. Buckets of 8 entries fill one cache line. Stale candidates stay
  * until their place is wanted or they keep searches from ending; a table that cannot grow loses candidates, shared pages
- * last.
+ * last. The catalog also puts a mark in a candidate's place (GMM__ALIKE), which is never stale.
  *
  * Threads: the caller holds the catalog's lock.
  */

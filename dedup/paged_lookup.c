@@ -97,7 +97,7 @@ static enum hinted look_at(const struct gmm_vm *vm, const struct gmm__backend *b
 }
 
 /* The private page under a fingerprint; `self` becomes it when there is none but `stale` (NIL: none at all). *ret_shared:
- * a shared page is there. */
+ * a shared page is there, or several that the fingerprint does not tell apart. */
 static gmm__page_id hint_of(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id self, gmm__page_id stale,
 			    bool *ret_shared)
 {
@@ -106,7 +106,7 @@ static gmm__page_id hint_of(struct gmm__catalog *catalog, uint32_t fingerprint, 
 	urcu_bp_read_lock(); /* a growing index asks which of its candidates are stale */
 	gmm__lock_take(&catalog->lock);
 	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
-	*ret_shared = hint && gmm__index_is_shared(hint);
+	*ret_shared = hint && (gmm__index_is_shared(hint) || hint->page == GMM__ALIKE);
 	if (!hint) {
 		gmm__page_index_put(&catalog->index, fingerprint, self);
 	} else if (!*ret_shared) {

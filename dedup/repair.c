@@ -27,6 +27,8 @@ static gmm__page_id find_equal(const struct repair *r, uint32_t page)
 	if (r->merge->gmm->remote) /* the service was asked, and holds the reference */
 		return verdict->kind == GMM__VERDICT_JOIN ? verdict->page : GMM__NIL;
 	choices[1] = gmm__catalog_find_shared(catalog, gmm__digest_sample(bytes, &catalog->secret).fingerprint);
+	if (choices[1] == GMM__ALIKE)
+		choices[1] = gmm__catalog_find_shared(catalog, gmm__digest_whole(bytes, &catalog->secret).fingerprint);
 	for (int i = 0; i < 2; i++) {
 		if (choices[i] == GMM__NIL || (i > 0 && choices[i] == under) ||
 		    gmm__pool_ref(catalog->pool, choices[i], 1) == 0)

@@ -54,6 +54,29 @@ START_TEST(equal_to_another_shared_page)
 }
 END_TEST
 
+/* The other page is listed under its whole digest, since the samples of several are the same. */
+START_TEST(equal_to_a_page_told_apart)
+{
+	gmm__page_id hint;
+
+	open_shared(GMM_REPAIR_PROMISED);
+	c = fake_guest_new(NULL, 1);
+	fake_fill(c, 0, 3000);
+	struct gmm__catalog *catalog = c->vm->domain->catalog;
+	fake_passes(1);
+	ck_assert(gmm__catalog_tell_apart(catalog, c->slot->value[0], &hint));
+	gmm__slot_set(c->slot, 0, GMM_PAGE_NOMINATED, c->slot->value[0]);
+	fake_fill(a, 8, 3000);
+	fake_passes(8);
+	assert_state(a, 8, GMM_PAGE_SHARED);
+	fake_fill(b, 3, 3000);
+	fake_passes(18);
+	assert_state(b, 3, GMM_PAGE_SHARED);
+	ck_assert_uint_eq(b->slot->value[3], a->slot->value[8]);
+	fake_close();
+}
+END_TEST
+
 /* Nothing of the mapping is shared any more. */
 START_TEST(decayed_run)
 {
@@ -368,7 +391,7 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		equal_to_the_page_below_again, equal_to_another_shared_page, decayed_run, nearly_decayed_run,
+		equal_to_the_page_below_again, equal_to_another_shared_page, equal_to_a_page_told_apart, decayed_run, nearly_decayed_run,
 		short_runs_make_room_for_long_ones, nothing_makes_room_without_the_promise, over_the_budget,
 		not_without_the_promise,
 		not_while_memory_is_pinned, not_what_is_swapped, written_before_the_hold, written_while_held, hold_fails,

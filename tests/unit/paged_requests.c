@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "dedup/mapped.h"
+#include "dedup/paged_lookup.h"
 #include "tests/support/suite.h"
 #include "tests/unit/support/hand_engine.h"
 #include "tests/unit/support/unit.h"
@@ -228,6 +229,29 @@ START_TEST(accepted)
 	assert_ok(gmm_vm_refill_handy_pages(a.vm, 1, 1, &handy)); /* the guest wrote to it */
 	check_vm(&a, PAGES + 1, 0);
 	check_vm(&b, PAGES, 1);
+	finish();
+}
+END_TEST
+
+/* Pages whose samples are alike find each other by their whole digests, and what comes later finds what they share. */
+START_TEST(told_apart)
+{
+	gmm__page_id hint;
+
+	begin();
+	equal_pages(3);
+	struct gmm__catalog *catalog = a.vm->domain->catalog;
+	uint32_t fingerprint = gmm__digest_sample(bytes(&a, 3), &catalog->secret).fingerprint;
+	gmm__paged_lookup_prepare(a.vm, 0);
+	ck_assert(gmm__catalog_tell_apart(catalog, fingerprint, &hint));
+	passes(3);
+	ck_assert_uint_eq(a.table[3], b.table[3]);
+	check_pool(1);
+	memcpy(bytes(&a, 4), bytes(&b, 3), GMM_PAGE_SIZE);
+	passes(3);
+	ck_assert_uint_eq(a.table[4], b.table[3]);
+	check_pool(1);
+	ck_assert_uint_eq(gmm__catalog_find_shared(catalog, fingerprint), GMM__ALIKE);
 	finish();
 }
 END_TEST
@@ -591,7 +615,7 @@ END_TEST
 
 int main(void)
 {
-	const TTest *const tests[] = { idle_chunks_rest, accepted, changed, accepted_after_a_write, busy, zeros, not_asked_about, late,
+	const TTest *const tests[] = { idle_chunks_rest, accepted, told_apart, changed, accepted_after_a_write, busy, zeros, not_asked_about, late,
 				       late_and_different, late_changed_and_busy, never, end_with_own_chunks,
 				       end_with_common_chunks, end_while_asked, freed_and_accepted, hostile_answers,
 				       duplicates_by_the_index };
