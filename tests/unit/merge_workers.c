@@ -198,8 +198,8 @@ static bool is_waited_for(struct gmm_vm *vm)
 	return waited_for;
 }
 
-/* While a worker waits for the claim of a twin's VM, the slot goes, and a smaller one is made where it was. */
-START_TEST(a_slot_in_the_place_of_another_is_looked_at_anew)
+/* Worker 0 has the first and the last page of b to nominate and waits for b's claim while `act` is done. */
+static void nominate_meanwhile(void (*act)(void))
 {
 	struct gmm__nominations *nominations;
 	pthread_t thread;
@@ -216,12 +216,40 @@ START_TEST(a_slot_in_the_place_of_another_is_looked_at_anew)
 	ck_assert_int_eq(pthread_create(&thread, NULL, process_a, NULL), 0);
 	while (!is_waited_for(b->vm))
 		sched_yield();
-	b->slot->pages = PAGES - 1;
+	act();
 	gmm__vm_release(b->vm);
 	pthread_join(thread, NULL);
+}
+
+static void shorten(void)
+{
+	b->slot->pages = PAGES - 1;
+}
+
+/* The slot goes, and a smaller one is made where it was. */
+START_TEST(a_slot_in_the_place_of_another_is_looked_at_anew)
+{
+	nominate_meanwhile(shorten);
 	b->slot->pages = PAGES;
 	assert_state(b, 0, GMM_PAGE_NOMINATED);
 	assert_state(b, PAGES - 1, GMM_PAGE_UNIQUE);
+	close_all();
+}
+END_TEST
+
+static void take_out(void)
+{
+	gmm__chunk_table_give(&world->gmm->chunks, b->slot->first_chunk, 1);
+}
+
+START_TEST(a_slot_that_went_is_left_alone)
+{
+	gmm__chunk_id again;
+
+	nominate_meanwhile(take_out);
+	ck_assert_uint_eq(fake_count(b, GMM_PAGE_UNIQUE), PAGES);
+	ck_assert(gmm__chunk_table_take_slot(&world->gmm->chunks, 1, b->slot, &again));
+	ck_assert_uint_eq(again, b->slot->first_chunk);
 	close_all();
 }
 END_TEST
@@ -253,7 +281,7 @@ int main(void)
 				       a_copy_waits_for_one_that_waits, a_twin_in_a_claimed_vm_can_be_looked_at,
 				       a_twin_that_was_shared_meanwhile_is_joined,
 				       the_hint_itself_waits_no_longer, promotions_are_listed_by_page,
-				       a_slot_in_the_place_of_another_is_looked_at_anew };
+				       a_slot_in_the_place_of_another_is_looked_at_anew, a_slot_that_went_is_left_alone };
 
 	return unit_main("merge_workers", tests, sizeof tests / sizeof *tests);
 }
