@@ -506,9 +506,10 @@ static int host_numa_nodes(void)
 
 static int host_numa_node_here(void)
 {
-	int node = numa_available() < 0 ? 0 : numa_node_of_cpu(sched_getcpu());
+	unsigned node = 0;
 
-	return node < 0 ? 0 : node;
+	/* Not numa_node_of_cpu: two threads that call it first at the same time leave a table behind. */
+	return numa_available() < 0 || getcpu(NULL, &node) != 0 ? 0 : (int)node;
 }
 
 const struct gmm__sys *gmm__sys_linux(void)
