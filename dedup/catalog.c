@@ -139,8 +139,10 @@ bool gmm__catalog_sample(struct gmm__catalog *catalog, uint32_t fingerprint, gmm
 		gmm__page_index_put(&catalog->index, fingerprint, self);
 		return false;
 	}
-	if (gmm__index_is_shared(hint) || hint->page == GMM__ALIKE) /* of several it is likely to have an equal */
+	if (gmm__index_is_shared(hint))
 		return true;
+	if (hint->page == GMM__ALIKE) /* a sample says nothing */
+		return false;
 	enum gmm_page_state state = hint->page == self ? GMM_PAGE_STATES :
 				    hint_state(catalog, fingerprint, hint->page);
 	/* A small page keeps its place: other small ones are to find it. */
@@ -164,8 +166,23 @@ void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, 
 	gmm__lock_give(&catalog->lock);
 }
 
-/* So many a bucket: nobody knows when a mark is needed no more. */
-enum { MARKS = GMM__BUCKET / 2 };
+bool gmm__catalog_is_marked(const struct gmm__catalog *catalog, uint32_t fingerprint)
+{
+	const struct gmm__index_entry *entry = gmm__page_index_find(&catalog->index, fingerprint);
+
+	return entry && entry->page == GMM__ALIKE;
+}
+
+/* Nobody knows when a mark is needed no more: there are so many a bucket at most. */
+static bool may_mark(struct gmm__catalog *catalog)
+{
+	enum { MARKS = GMM__BUCKET / 2 };
+
+	if (catalog->alike >= (uint64_t)catalog->index.buckets * MARKS)
+		return false;
+	catalog->alike++;
+	return true;
+}
 
 bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id *ret_hint)
 {
@@ -174,8 +191,7 @@ bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint,
 	gmm__lock_take(&catalog->lock);
 	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
 	bool apart = !hint || !gmm__index_is_shared(hint), marked = hint && hint->page == GMM__ALIKE;
-	if (apart && !marked && catalog->alike < catalog->index.buckets * MARKS) {
-		catalog->alike++;
+	if (apart && !marked && may_mark(catalog)) {
 		*ret_hint = hint ? hint->page : GMM__NIL;
 		if (hint)
 			hint->page = GMM__ALIKE;
@@ -185,6 +201,25 @@ bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint,
 	gmm__lock_give(&catalog->lock);
 	urcu_bp_read_unlock();
 	return apart;
+}
+
+void gmm__catalog_tell_shared_apart(struct gmm__catalog *catalog, uint32_t fingerprint, bool mark)
+{
+	gmm__page_id page = gmm__catalog_find_shared(catalog, fingerprint);
+
+	if (page == GMM__NIL || page == GMM__ALIKE || gmm__pool_ref(catalog->pool, page, 1) == 0)
+		return;
+	uint32_t whole = gmm__digest_whole(gmm__pool_bytes(catalog->pool, page), &catalog->secret).fingerprint;
+	urcu_bp_read_lock(); /* it may grow */
+	gmm__lock_take(&catalog->lock);
+	if (whole != fingerprint && gmm__page_index_replace(&catalog->index, fingerprint, page, GMM__NIL)) {
+		gmm__page_index_share(&catalog->index, whole, page);
+		if (mark && !gmm__page_index_find(&catalog->index, fingerprint) && may_mark(catalog))
+			gmm__page_index_put(&catalog->index, fingerprint, GMM__ALIKE);
+	}
+	gmm__lock_give(&catalog->lock);
+	urcu_bp_read_unlock();
+	gmm__pool_drop(catalog->pool, page, 1, GMM__DROP_REFERENCE);
 }
 
 int gmm__catalog_prepare(struct gmm__catalog *catalog, uint64_t pages)
@@ -201,9 +236,11 @@ void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gm
 {
 	urcu_bp_read_lock(); /* it may grow */
 	gmm__lock_take(&catalog->lock);
-	const struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
-	if (hint && hint->page == GMM__ALIKE)
+	if (gmm__catalog_is_marked(catalog, fingerprint)) {
+		gmm__lock_give(&catalog->lock);
 		fingerprint = gmm__digest_whole(gmm__pool_bytes(catalog->pool, page), &catalog->secret).fingerprint;
+		gmm__lock_take(&catalog->lock);
+	}
 	gmm__page_index_share(&catalog->index, fingerprint, page); /* without memory others just do not find it */
 	gmm__lock_give(&catalog->lock);
 	urcu_bp_read_unlock();

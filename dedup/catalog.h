@@ -76,6 +76,13 @@ void gmm__catalog_keep_twin(struct gmm__catalog *catalog, uint32_t fingerprint, 
  * which others find meanwhile. */
 bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id *ret_hint);
 
+/* The same where a page differs from a shared one of its fingerprint, which is listed under its whole digest then. Without
+ * `mark` others go by this fingerprint still: pages that repeat one word have no better one. The caller has no lock. */
+void gmm__catalog_tell_shared_apart(struct gmm__catalog *catalog, uint32_t fingerprint, bool mark);
+
+/* Pages of this fingerprint are told apart by their whole digests. With the lock. */
+bool gmm__catalog_is_marked(const struct gmm__catalog *catalog, uint32_t fingerprint);
+
 /* A page was promoted: others find it from now on. */
 void gmm__catalog_publish(struct gmm__catalog *catalog, uint32_t fingerprint, gmm__page_id page);
 

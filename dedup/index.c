@@ -90,6 +90,21 @@ static bool index_waiting(const struct indexing *in, const struct gmm__backend *
 	return true;
 }
 
+/* A page that is as it was. One that goes by its whole digest goes by its sample again if that tells it apart by now. */
+static struct gmm__verdict offer_again(const struct indexing *in, uint32_t page)
+{
+	const struct gmm__finding *finding = &in->finding[page - in->region->first];
+	struct gmm__slot *slot = in->region->slot;
+	uint8_t state = slot->state[page];
+
+	if (state & GMM__FLAG_WHOLE && finding->fingerprint && !gmm__catalog_is_marked(in->catalog, finding->fingerprint)) {
+		gmm__slot_set(slot, page, GMM_PAGE_UNIQUE, finding->fingerprint);
+		state &= ~(GMM__FLAG_WHOLE | GMM__FLAG_FILL);
+		__atomic_store_n(&slot->state[page], state | (finding->word ? GMM__FLAG_FILL : 0), __ATOMIC_RELAXED);
+	}
+	return gmm__catalog_offer(in->catalog, slot->value[page], gmm__slot_page_id(slot, page));
+}
+
 static void prefetch(const struct indexing *in, uint32_t i)
 {
 	if (i >= in->region->count)
@@ -147,8 +162,7 @@ uint32_t gmm__index_region(struct gmm__catalog *catalog, const struct gmm__backe
 				ret_verdict[i] = gmm__catalog_offer(catalog, finding[i].fingerprint,
 								    gmm__slot_page_id(region->slot, page));
 			else if (finding[i].found == GMM__FOUND_AGAIN && state == GMM_PAGE_UNIQUE)
-				ret_verdict[i] = gmm__catalog_offer(catalog, region->slot->value[page],
-								    gmm__slot_page_id(region->slot, page));
+				ret_verdict[i] = offer_again(&in, page);
 			else if (finding[i].found == GMM__FOUND_NOTHING &&
 				 (state == GMM_PAGE_NOMINATED || (with_budget && state == GMM_PAGE_BUDGET)))
 				deferred += index_waiting(&in, backend, page, ret_verdict);

@@ -144,9 +144,10 @@ static void nominate(const struct piece *p, gmm__page_id page)
 static void tell_apart(const struct piece *p, uint32_t page)
 {
 	uint32_t fingerprint = p->slot->value[page];
-	gmm__page_id hint;
+	gmm__page_id hint = GMM__NIL;
 
-	if (!gmm__catalog_tell_apart(p->merge->catalog, fingerprint, &hint))
+	/* Pages that repeat one word have no better digest: they go on finding each other by this one. */
+	if (!(p->slot->state[page] & GMM__FLAG_FILL) && !gmm__catalog_tell_apart(p->merge->catalog, fingerprint, &hint))
 		return;
 	gmm__slot_set(p->slot, page, GMM_PAGE_RACED, fingerprint);
 	if (hint != GMM__NIL)

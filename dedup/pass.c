@@ -27,7 +27,8 @@ static struct gmm__digest digest_page(const struct gmm__worker *worker, const ui
 	return worker->gmm->remote && digest.kind == GMM__DIGEST_OTHER ? gmm__digest_whole(bytes, secret) : digest;
 }
 
-static void digest_huge(struct gmm__digest digest, struct gmm__finding *finding)
+/* What only samples have. Zeros have no fingerprint. */
+static void note_sample(struct gmm__digest digest, struct gmm__finding *finding)
 {
 	finding->fingerprint = digest.kind == GMM__DIGEST_ZERO ? 0 : digest.fingerprint;
 	finding->word = digest.kind == GMM__DIGEST_FILL ? digest.word : 0;
@@ -44,7 +45,9 @@ static void digest_region(const struct gmm__worker *worker, const struct gmm__re
 		    (finding[ahead].found == GMM__FOUND_DUE || finding[ahead].found == GMM__FOUND_SAMPLE))
 			gmm__digest_prefetch(backend->bytes(region->slot, region->first + ahead), secret);
 		if (finding[i].found == GMM__FOUND_SAMPLE)
-			digest_huge(digest_page(worker, backend->bytes(region->slot, page), secret), &finding[i]);
+			note_sample(digest_page(worker, backend->bytes(region->slot, page), secret), &finding[i]);
+		if (finding[i].found == GMM__FOUND_AGAIN && gmm__slot_byte(region->slot, page) & GMM__FLAG_WHOLE)
+			note_sample(gmm__digest_sample(backend->bytes(region->slot, page), secret), &finding[i]);
 		if (finding[i].found != GMM__FOUND_DUE)
 			continue;
 		struct gmm__digest digest = digest_page(worker, backend->bytes(region->slot, page), secret);

@@ -131,6 +131,21 @@ void gmm__process_merge_runs(struct gmm__worker *worker, const struct gmm__merge
 		gmm__merge_runs(merge, worker->run, kept);
 }
 
+/* What was taken for equal to a shared page and was not has been digested whole since: those two go by that from now on. With
+ * the claim. */
+static void tell_shared_apart(const struct gmm__worker *worker, const struct gmm__region *region)
+{
+	const struct gmm__slot *slot = region->slot;
+
+	for (uint32_t i = 0; i < region->count; i++) {
+		const struct gmm__finding *finding = &worker->job.finding[i];
+		uint32_t page = region->first + i, fingerprint = slot->value[page];
+		if (finding->whole && gmm__slot_state(slot, page) == GMM_PAGE_RACED && fingerprint != 0)
+			gmm__catalog_tell_shared_apart(slot->vm->domain->catalog, fingerprint,
+						       !(slot->state[page] & GMM__FLAG_FILL));
+	}
+}
+
 /* Index and account of a region. Returns false when the VM or the slot is gone. */
 static bool judge_region(struct gmm__worker *worker, const struct gmm__region *region, bool with_budget,
 			 uint32_t *ret_deferred)
@@ -142,6 +157,7 @@ static bool judge_region(struct gmm__worker *worker, const struct gmm__region *r
 	bool here = !region->slot->dead;
 	if (here) {
 		gmm__scan_confirm(worker->backend, region, worker->job.finding);
+		tell_shared_apart(worker, region);
 		gmm__account_findings(region, worker->job.finding, &worker->progress);
 		urcu_bp_read_lock();
 		*ret_deferred = gmm__index_region(vm->domain->catalog, worker->backend, region, worker->job.finding,

@@ -33,8 +33,9 @@ struct gmm__finding {
 	bool whole;           /* the whole page was digested; OTHER only */
 	bool equal;           /* SAMPLE: the sharing service knows an equal page */
 	uint8_t step;         /* WRITTEN: enum gmm__heat_step */
-	uint32_t fingerprint; /* FILL, OTHER, SAMPLE (0: zero); WRITTEN: its heat */
-	uint64_t word;        /* FILL, SAMPLE (0: none) */
+	uint32_t fingerprint; /* FILL, OTHER, SAMPLE (0: zero); AGAIN of a page that goes by its whole digest: as SAMPLE; WRITTEN: its
+	                       * heat */
+	uint64_t word;        /* FILL, SAMPLE and such AGAIN (0: none) */
 };
 
 #endif

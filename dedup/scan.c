@@ -121,7 +121,7 @@ static enum gmm__found judge_clean(uint8_t is, uint8_t state_byte)
 	if (state == GMM_PAGE_NOMINATED || state == GMM_PAGE_BUDGET)
 		return GMM__FOUND_NOTHING; /* known already */
 	/* Twins miss each other when one was being written, or when only one of them was digested whole. */
-	if (state == GMM_PAGE_UNIQUE && !(state_byte & GMM__FLAG_WHOLE))
+	if (state == GMM_PAGE_UNIQUE)
 		return GMM__FOUND_AGAIN;
 	return GMM__FOUND_DUE; /* quiet, back from swap, or refused once: try again */
 }
