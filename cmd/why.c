@@ -31,7 +31,7 @@ static const char *const meanings[GMM_PAGE_STATES] = {
 	[GMM_PAGE_HUGE] = "It is part of a huge page; breaking that would save too little.",
 	[GMM_PAGE_UNSHAREABLE] = "It was declared not to be shared.",
 	[GMM_PAGE_BUDGET] = "An equal page exists; mappings are too scarce for it.",
-	[GMM_PAGE_RACED] = "It changed while it was being merged.",
+	[GMM_PAGE_RACED] = "It differed when it was compared, or looks like pages that differ.",
 	[GMM_PAGE_FOREIGN] = "Something else was mapped over it.",
 	[GMM_PAGE_BALLOONED] = "The guest's balloon holds it; it takes no memory.",
 };

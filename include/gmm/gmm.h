@@ -326,7 +326,7 @@ enum gmm_page_state {
 	GMM_PAGE_HUGE,        /* part of a transparent huge page, left whole: see gmm_options.huge_pages */
 	GMM_PAGE_UNSHAREABLE, /* declared so */
 	GMM_PAGE_BUDGET,      /* has an equal page, but its run is too short for the mapping budget */
-	GMM_PAGE_RACED,       /* changed between being found and being compared */
+	GMM_PAGE_RACED,       /* differed when it was compared, or looks like pages that differ: looked at again in the next pass */
 	GMM_PAGE_FOREIGN,     /* the mapping is no longer ours: something else was mapped there */
 	GMM_PAGE_BALLOONED,   /* the guest has given it back: see gmm/balloon.h */
 	GMM_PAGE_STATES
