@@ -5,6 +5,7 @@
 #include <string.h>
 #include <urcu/urcu-bp.h>
 
+#include "tests/support/guest.h"
 #include "tests/unit/support/twins.h"
 #include "tests/unit/support/unit.h"
 
@@ -493,10 +494,7 @@ static bool with_words;
 
 static uint32_t roll(uint32_t n)
 {
-	dice ^= dice << 13;
-	dice ^= dice >> 7;
-	dice ^= dice << 17;
-	return (uint32_t)(dice >> 20) % n;
+	return (uint32_t)(random_next(&dice) >> 20) % n;
 }
 
 static void write_any(struct fake_guest *guest, uint32_t page)

@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 
+#include "tests/support/guest.h"
 #include "tests/unit/support/twins.h"
 #include "tests/unit/support/unit.h"
 
@@ -12,10 +13,7 @@ static uint64_t dice;
 
 static uint32_t roll(uint32_t n)
 {
-	dice ^= dice << 13;
-	dice ^= dice >> 7;
-	dice ^= dice << 17;
-	return (uint32_t)(dice >> 20) % n;
+	return (uint32_t)(random_next(&dice) >> 20) % n;
 }
 
 static void act_at_random(struct fake_guest *guest, uint32_t page)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/guest.h"
 #include "tests/support/suite.h"
 #include "tests/unit/support/unit.h"
 
@@ -42,10 +43,7 @@ static uint64_t state;
 
 static uint32_t pick(uint32_t below)
 {
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return (uint32_t)(state >> 20) % below;
+	return (uint32_t)(random_next(&state) >> 20) % below;
 }
 
 static uint32_t *word(struct model *m, gmm_page_id id)
