@@ -173,8 +173,8 @@ bool gmm__catalog_is_marked(const struct gmm__catalog *catalog, uint32_t fingerp
 	return entry && entry->page == GMM__ALIKE;
 }
 
-/* Nobody knows when a mark is needed no more: there are so many a bucket at most. */
-static bool may_mark(struct gmm__catalog *catalog)
+/* Counts one more mark. Nobody knows when one is needed no more: false when there are so many a bucket. */
+static bool count_mark(struct gmm__catalog *catalog)
 {
 	enum { MARKS = GMM__BUCKET / 2 };
 
@@ -191,7 +191,7 @@ bool gmm__catalog_tell_apart(struct gmm__catalog *catalog, uint32_t fingerprint,
 	gmm__lock_take(&catalog->lock);
 	struct gmm__index_entry *hint = gmm__page_index_find(&catalog->index, fingerprint);
 	bool apart = !hint || !gmm__index_is_shared(hint), marked = hint && hint->page == GMM__ALIKE;
-	if (apart && !marked && may_mark(catalog)) {
+	if (apart && !marked && count_mark(catalog)) {
 		*ret_hint = hint ? hint->page : GMM__NIL;
 		if (hint)
 			hint->page = GMM__ALIKE;
@@ -214,7 +214,7 @@ void gmm__catalog_tell_shared_apart(struct gmm__catalog *catalog, uint32_t finge
 	gmm__lock_take(&catalog->lock);
 	if (whole != fingerprint && gmm__page_index_replace(&catalog->index, fingerprint, page, GMM__NIL)) {
 		gmm__page_index_share(&catalog->index, whole, page);
-		if (mark && !gmm__page_index_find(&catalog->index, fingerprint) && may_mark(catalog))
+		if (mark && !gmm__page_index_find(&catalog->index, fingerprint) && count_mark(catalog))
 			gmm__page_index_put(&catalog->index, fingerprint, GMM__ALIKE);
 	}
 	gmm__lock_give(&catalog->lock);
