@@ -15,8 +15,8 @@ struct gmm__progress {
 	uint64_t nominated;  /* pages that newly wait for a merge */
 	uint64_t merged;
 	uint64_t repaired;   /* broken pages shared again or made plain private again */
-	uint64_t sampled;    /* pages of huge pages */
-	uint64_t huge_news;  /* of these sampled for the first time or found to be saved; and new pages in huge pages */
+	uint64_t huge_new;   /* pages newly found in huge pages */
+	uint64_t huge_news;  /* these, and those sampled for the first time or newly found to be saved */
 	uint64_t huge_broken; /* huge pages */
 	uint64_t fresh;      /* pages that were absent before */
 	uint64_t skipped;    /* pages of regions that were not visited */

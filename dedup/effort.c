@@ -2,7 +2,7 @@
 #include "dedup/effort.h"
 
 /* Level k: a visit every 2^k passes. */
-enum { LEVEL_MAX = 4, LEVEL_LOW = 1, YOUNG_VISITS = 8, SURVEY_PASSES = 16 };
+enum { LEVEL_MAX = 4, LEVEL_LOW = 1, YOUNG_VISITS = 8 };
 
 /* Sharable memory waits so long for a visit at most. A few pages are those whose digests and faults cost about as much as the
  * visit, made once in a second. */
@@ -27,7 +27,7 @@ bool gmm__effort_due(struct gmm__effort *effort, bool full)
 {
 	uint8_t rest = load(&effort->rest);
 
-	if (effort->unsurveyed < SURVEY_PASSES)
+	if (effort->unsurveyed < GMM__SURVEY_PASSES)
 		effort->unsurveyed++;
 	if (rest > 0 && !full) {
 		store(&effort->rest, rest - 1u);
@@ -38,7 +38,7 @@ bool gmm__effort_due(struct gmm__effort *effort, bool full)
 
 bool gmm__effort_survey(struct gmm__effort *effort)
 {
-	if (effort->unsurveyed < SURVEY_PASSES)
+	if (effort->unsurveyed < GMM__SURVEY_PASSES)
 		return false;
 	effort->unsurveyed = 0;
 	return true;

@@ -10,6 +10,9 @@
 
 #include "gmm/slot.h"
 
+/* All of a region is looked at once in so many passes. */
+enum { GMM__SURVEY_PASSES = 16 };
+
 /* What a visit found. */
 struct gmm__yield {
 	bool shared; /* pages were shared, broken or repaired, or wait for their merge */

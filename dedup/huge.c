@@ -3,9 +3,11 @@
 
 #include <urcu/urcu-bp.h>
 
+#include "dedup/effort.h"
+
 /* A mapping costs about 376 bytes of the kernel: 11 of them a page. A huge page that could not be broken (pinned, or common
- * with a fork) is left alone for some rounds. */
-enum { RUNS_PER_PAGE = 11, RETRY_ROUNDS = 4, NEWS_SHARE = 64, RESTORE_NS = 250000000 };
+ * with a fork) is left alone until the fourth survey. Next to nothing: one sampled page in 64. */
+enum { RUNS_PER_PAGE = 11, RETRY_SURVEYS = 4, NEWS_SHARE = 64, RESTORE_NS = 250000000 };
 
 /* ---- the decision --------------------------------------------------------------------------------------------------- */
 
@@ -22,27 +24,25 @@ bool gmm__huge_is_worth_breaking(const struct gmm__huge_facts *facts, const stru
 
 /* ---- pace ------------------------------------------------------------------------------------------------------------ */
 
-uint32_t gmm__huge_phase(const struct gmm__huge_pace *pace)
+uint32_t gmm__huge_phase(const struct gmm__huge_pace *pace, bool survey)
 {
-	return pace->rest ? 0 : 1 + pace->samplings % GMM__HUGE_ROUND;
+	if (!gmm__huge_pace_judged(pace))
+		return 1 + pace->passes % GMM__HUGE_ROUND;
+	return survey ? 1 + pace->passes / GMM__SURVEY_PASSES % GMM__HUGE_ROUND : 0;
 }
 
 void gmm__huge_pace_conclude(struct gmm__huge_pace *pace, const struct gmm__progress *progress, uint64_t whole)
 {
-	bool news = progress->huge_news * NEWS_SHARE > progress->sampled;
+	bool rests = gmm__huge_pace_judged(pace), begins = pace->passes++ % GMM__SURVEY_PASSES == 0;
 
+	/* The surveys of all regions take GMM__SURVEY_PASSES passes, and sample what else one pass does. */
+	pace->news = (rests && !begins ? pace->news : 0) + progress->huge_news;
 	if (whole == 0)
 		pace->quiet = GMM__HUGE_ROUND;
-	else if (news)
+	else if (pace->news * NEWS_SHARE > whole / GMM__HUGE_ROUND || (rests && progress->huge_new > 0))
 		pace->quiet = 0;
-	if (pace->rest > 0 && !news) {
-		pace->rest--;
-		return;
-	}
-	pace->samplings += pace->rest == 0;
-	if (!news && pace->quiet < GMM__HUGE_ROUND)
+	else if (!rests)
 		pace->quiet++;
-	pace->rest = pace->quiet < GMM__HUGE_ROUND ? 0 : GMM__HUGE_ROUND - 1;
 }
 
 bool gmm__huge_pace_judged(const struct gmm__huge_pace *pace)
@@ -83,7 +83,6 @@ static void note_sample(const struct gmm__merge *merge, uint32_t page, const str
 	set_flags(slot, page, (zero || finding->word ? GMM__FLAG_FILL : 0) | (saved ? GMM__FLAG_SAVED : 0));
 	if (sampled && !same && unit->changed < UINT8_MAX)
 		unit->changed++;
-	merge->progress->sampled++;
 	merge->progress->digested++;
 	merge->progress->huge_news += !sampled || (saved && !(flags & GMM__FLAG_SAVED));
 }
@@ -99,6 +98,7 @@ static void note_samples(const struct gmm__merge *merge, const struct gmm__findi
 			continue;
 		if (finding[i].found == GMM__FOUND_SAMPLE)
 			note_sample(merge, region->first + i, &finding[i]);
+		merge->progress->huge_new += finding[i].found == GMM__FOUND_HUGE;
 		merge->progress->huge_news += finding[i].found == GMM__FOUND_HUGE;
 	}
 	gmm__lock_give(&merge->catalog->lock);
@@ -168,7 +168,7 @@ static void break_unit(const struct gmm__merge *merge, struct gmm__unit *unit, u
 
 	gmm__waits_add(merge->waits, 0, sys->clock_ns() - start_ns); /* the guest waits if it touches it meanwhile */
 	if (rc != 0) {
-		unit->wait = RETRY_ROUNDS;
+		unit->wait = RETRY_SURVEYS;
 		slot->vm->stats.huge_refused++;
 		return;
 	}
@@ -178,7 +178,8 @@ static void break_unit(const struct gmm__merge *merge, struct gmm__unit *unit, u
 	unit->changed = 0;
 }
 
-static void judge_unit(const struct gmm__merge *merge, uint32_t index, const struct gmm__huge_pace *pace)
+static void judge_unit(const struct gmm__merge *merge, uint32_t index, const struct gmm__scan_options *options,
+		       bool memory_short)
 {
 	struct gmm__slot *slot = merge->region->slot;
 	struct gmm__unit *unit = &slot->unit[index];
@@ -186,7 +187,7 @@ static void judge_unit(const struct gmm__merge *merge, uint32_t index, const str
 	uint64_t mappings = gmm->mappings;
 	struct gmm__huge_facts facts = { .changed = unit->changed };
 	struct gmm__huge_setting setting = {
-		.policy = gmm->options.huge_pages, .memory_short = pace->memory_short,
+		.policy = gmm->options.huge_pages, .memory_short = memory_short,
 		.mappings_left = mappings < gmm->max_mappings ? gmm->max_mappings - mappings : 0,
 	};
 	uint32_t first, page = 0, count = pages_of_unit(slot, index, &first);
@@ -195,16 +196,16 @@ static void judge_unit(const struct gmm__merge *merge, uint32_t index, const str
 		return;
 	slot->vm->stats.huge_seen += !(unit->flags & GMM__UNIT_WHOLE);
 	unit->flags |= GMM__UNIT_WHOLE;
-	if (gmm__huge_phase(pace) == 1) { /* a round begins */
+	if (options->huge_phase == 1) /* a round begins */
 		unit->changed /= 2;
+	if (options->survey)
 		unit->wait -= unit->wait > 0;
-	}
 	if (unit->wait == 0 && gmm__huge_is_worth_breaking(&facts, &setting))
 		break_unit(merge, unit, first, count, page);
 }
 
 void gmm__huge_region(const struct gmm__merge *merge, const struct gmm__finding *finding,
-		      const struct gmm__huge_pace *pace)
+		      const struct gmm__scan_options *options, bool memory_short)
 {
 	const struct gmm__region *region = merge->region;
 	struct gmm__slot *slot = region->slot;
@@ -214,7 +215,7 @@ void gmm__huge_region(const struct gmm__merge *merge, const struct gmm__finding 
 	for (uint32_t unit = gmm__slot_unit(slot, region->first); unit <= gmm__slot_unit(slot, end - 1); unit++) {
 		uint32_t first, count = pages_of_unit(slot, unit, &first);
 		if (first + count <= end)
-			judge_unit(merge, unit, pace);
+			judge_unit(merge, unit, options, memory_short);
 	}
 }
 

@@ -2,7 +2,7 @@
  *
  * A huge page is shared only after it is broken, since sharing replaces single pages. Arming one (write-protecting
  * it) would break it at the first write already, so it stays unarmed and is judged by reading: a round of
- * GMM__HUGE_ROUND passes takes a digest of each of its pages once. A page that had the same digest in two rounds, and
+ * GMM__HUGE_ROUND samplings takes a digest of each of its pages once. A page that had the same digest in two rounds, and
  * is zero or has an equal page in the domain, would be saved (GMM__FLAG_SAVED). Fingerprints of sampled pages lie in
  * the page table and the candidate index as those of small pages do, so pages of huge pages find each other. The
  * decision is a pure function of what was counted.
@@ -14,9 +14,10 @@
 
 #include "dedup/merge.h"
 #include "dedup/region.h"
+#include "dedup/scan.h"
 
 enum {
-	GMM__HUGE_ROUND = 8,      /* passes in which each page of a huge page is sampled once */
+	GMM__HUGE_ROUND = 8,      /* samplings in which each page of a huge page is sampled once */
 	GMM__HUGE_SAVED_MIN = GMM__CHUNK_PAGES / 2, /* what breaking a huge page must save, in pages */
 	GMM__HUGE_SAVED_SHORT = GMM__CHUNK_PAGES / 16, /* and while memory is short */
 };
@@ -42,17 +43,17 @@ bool gmm__huge_is_worth_breaking(const struct gmm__huge_facts *facts, const stru
 /* ---- when to sample: pure ------------------------------------------------------------------------------------------ */
 
 struct gmm__huge_pace {
-	uint32_t samplings;  /* passes that sampled */
+	uint32_t passes;
 	uint32_t quiet;      /* of these in a row that told next to nothing new */
-	uint32_t rest;       /* passes until the next one samples */
+	uint64_t news;       /* pages, in a time in which each region is sampled once at most */
 	bool memory_short;
 };
 
-/* The pages to be sampled in this pass are those with number % GMM__HUGE_ROUND == phase - 1. 0: none are. */
-uint32_t gmm__huge_phase(const struct gmm__huge_pace *pace);
+/* The pages of a region to be sampled at this visit are those with number % GMM__HUGE_ROUND == phase - 1. 0: none are. While
+ * there is news every pass samples, later the surveys: the passes between might never be those that visit the region. */
+uint32_t gmm__huge_phase(const struct gmm__huge_pace *pace, bool survey);
 
-/* At the end of a pass; `whole` is how many pages lie in huge pages. While there is news every pass samples, later every
- * GMM__HUGE_ROUND-th. */
+/* At the end of a pass; `whole` is how many pages lie in huge pages. */
 void gmm__huge_pace_conclude(struct gmm__huge_pace *pace, const struct gmm__progress *progress, uint64_t whole);
 
 /* Everything is known of the huge pages there are: the engine may settle. */
@@ -63,7 +64,7 @@ bool gmm__huge_pace_judged(const struct gmm__huge_pace *pace);
 /* Takes in the samples of a region and breaks the huge pages that end in it and are worth it. The caller has the claim;
  * findings are accounted. Not inside an RCU section. */
 void gmm__huge_region(const struct gmm__merge *merge, const struct gmm__finding *finding,
-		      const struct gmm__huge_pace *pace);
+		      const struct gmm__scan_options *options, bool memory_short);
 
 /* Makes huge pages again of those in the range that were broken here and have only private pages now. Best effort, for a
  * quarter of a second. The caller has the claim, and the promise that no direct I/O is in flight into unpinned RAM. */

@@ -62,15 +62,15 @@ struct gmm__scan_options gmm__pace_options(const struct gmm__engine *engine, con
 					   struct gmm__effort *effort)
 {
 	bool covers = looks_at_covers(engine) || gmm__effort_is_low(effort);
+	bool survey = gmm__effort_survey(effort) || (engine->gmm->remote && engine->gmm->remote->offering_all);
 
 	return (struct gmm__scan_options){
 		.no_window = engine->gmm->options.window_ms == 0,
 		.covers = covers,
 		.repair = covers && may_repair(engine->gmm),
-		.survey = gmm__effort_survey(effort) ||
-			  (engine->gmm->remote && engine->gmm->remote->offering_all),
+		.survey = survey,
 		.with_budget = retries(engine, vm),
-		.huge_phase = engine->gmm->options.huge_pages == GMM_HUGE_NEVER ? 0 : gmm__huge_phase(&engine->huge),
+		.huge_phase = engine->gmm->options.huge_pages == GMM_HUGE_NEVER ? 0 : gmm__huge_phase(&engine->huge, survey),
 		.clock = engine->heat_clock,
 	};
 }

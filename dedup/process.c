@@ -180,7 +180,7 @@ void gmm__process_huge(struct gmm__worker *worker, const struct gmm__merge *merg
 		return;
 	if (!slot->dead && gmm__count_read(&slot->vm->stats.state_pages[GMM_PAGE_HUGE]) > 0 &&
 	    worker->gmm->options.huge_pages != GMM_HUGE_NEVER)
-		gmm__huge_region(merge, worker->job.finding, &worker->engine->huge);
+		gmm__huge_region(merge, worker->job.finding, &worker->job.options, worker->engine->huge.memory_short);
 	gmm__vm_release(slot->vm);
 }
 

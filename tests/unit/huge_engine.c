@@ -2,6 +2,7 @@
  * when a page of a huge page is armed. */
 #include <errno.h>
 
+#include "dedup/effort.h"
 #include "dedup/huge.h"
 #include "tests/unit/support/twins.h"
 #include "tests/unit/support/unit.h"
@@ -165,6 +166,50 @@ START_TEST(the_kernel_refuses)
 }
 END_TEST
 
+/* A region where nothing comes to be shared is visited every 16 passes at last, and which these are is chance. All pages of its
+ * huge pages are sampled then, in whatever passes it is visited.
+ */
+START_TEST(quiet_regions_are_sampled)
+{
+	for (uint32_t shift = 0; shift < GMM__SURVEY_PASSES; shift++) {
+		open_huge(GMM_HUGE_PRESERVE, 200);
+		passes(2 * ROUNDS + 10 * GMM__SURVEY_PASSES);
+		ck_assert_uint_gt(a->slot->effort[0].level, 3);
+		passes(1 + shift);
+		gmm__slot_wake(a->slot, 0, UNIT);
+		passes(3 * GMM__SURVEY_PASSES);
+		gmm__slot_wake(b->slot, 0, UNIT);
+		passes(3 * GMM__SURVEY_PASSES);
+		ck_assert_uint_eq(huge_pages(a) + huge_pages(b), 2 * UNIT);
+		fake_fill_range(a, 100, 300, 500); /* they are not armed: nobody knows of it */
+		fake_fill_range(b, 60, 300, 500);
+		passes(3 * GMM__HUGE_ROUND * GMM__SURVEY_PASSES);
+		ck_assert_msg(huge_pages(a) + huge_pages(b) == 0, "visits %u passes later: whole still", shift);
+		ck_assert_uint_eq(fake_count(a, GMM_PAGE_SHARED), 300);
+		fake_close();
+	}
+}
+END_TEST
+
+/* What the kernel refused to break is tried again there, too. */
+START_TEST(quiet_regions_are_tried_again)
+{
+	for (uint32_t shift = 0; shift < GMM__SURVEY_PASSES; shift++) {
+		open_huge(GMM_HUGE_ALWAYS, 400);
+		world->hook = refuse;
+		passes(2 * ROUNDS + 10 * GMM__SURVEY_PASSES + shift);
+		gmm__slot_wake(a->slot, 0, UNIT);
+		gmm__slot_wake(b->slot, 0, UNIT);
+		passes(3 * GMM__SURVEY_PASSES);
+		ck_assert_uint_eq(huge_pages(a) + huge_pages(b), 2 * UNIT);
+		world->hook = NULL;
+		passes(8 * GMM__SURVEY_PASSES);
+		ck_assert_msg(huge_pages(a) + huge_pages(b) == 0, "visits %u passes later: whole still", shift);
+		fake_close();
+	}
+}
+END_TEST
+
 /* A guest discards part of a huge page, or all, while it is judged: nothing absent is read. */
 START_TEST(pages_go_while_judged)
 {
@@ -248,8 +293,8 @@ int main(void)
 	const TTest *const tests[] = {
 		twins_in_huge_pages_find_each_other, what_saves_too_little_stays_whole, zero_pages_need_no_twin,
 		never_and_always, volatile_pages_are_not_saved, small_pages_wait_for_the_break,
-		less_is_enough_when_the_host_is_short, the_kernel_refuses, pages_go_while_judged,
-		broken_pages_are_made_whole, discarded_pages_stay_away, units_follow_host_addresses,
+		less_is_enough_when_the_host_is_short, the_kernel_refuses, quiet_regions_are_sampled, quiet_regions_are_tried_again,
+		pages_go_while_judged, broken_pages_are_made_whole, discarded_pages_stay_away, units_follow_host_addresses,
 	};
 
 	return unit_main("huge_engine", tests, sizeof tests / sizeof *tests);
