@@ -41,6 +41,15 @@ static uint64_t huge_kb(const char *ram, size_t units)
 	return proc_smaps_kb(ram, units * UNIT, "AnonHugePages");
 }
 
+/* khugepaged may make a huge page of one that was broken, before its pages are shared: it is met and broken once more. */
+static void assert_met(struct gmm_vm *vm, uint64_t met, uint64_t left_whole)
+{
+	struct gmm_vm_stats stats = vm_stats_of(vm);
+
+	ck_assert_uint_ge(stats.huge_seen, met);
+	ck_assert_uint_eq(stats.huge_seen - stats.huge_broken, left_whole);
+}
+
 struct host {
 	struct gmm *gmm;
 	struct gmm_vm *vm[2];
@@ -130,8 +139,7 @@ START_TEST(broken_where_half_is_saved)
 		ck_assert_uint_eq(huge_kb(host.ram[i], 5), 3 * UNIT_KB);
 		ck_assert_uint_eq(vm_state(host.vm[i], GMM_PAGE_SHARED), UNIT_PAGES + 300);
 		ck_assert_uint_eq(vm_state(host.vm[i], GMM_PAGE_HUGE), 3 * UNIT_PAGES);
-		ck_assert_uint_eq(vm_stats_of(host.vm[i]).huge_seen, 5);
-		ck_assert_uint_eq(vm_stats_of(host.vm[i]).huge_broken, 2);
+		assert_met(host.vm[i], 5, 3);
 	}
 	/* What was left whole stays so, after many passes and writes to all of it. */
 	for (int round = 0; round < 5; round++) {
@@ -140,7 +148,7 @@ START_TEST(broken_where_half_is_saved)
 		engine_passes(host.gmm, 20);
 	}
 	ck_assert_uint_eq(huge_kb(host.ram[0], 5), 3 * UNIT_KB);
-	ck_assert_uint_eq(vm_stats_of(host.vm[0]).huge_seen, 5);
+	assert_met(host.vm[0], 5, 3);
 	host_close(&host);
 }
 END_TEST
@@ -204,8 +212,7 @@ START_TEST(ram_that_begins_inside)
 	ck_assert_uint_eq(ram_wrong(ram + SKIP * PAGE, pages, SEED), 0);
 	/* The kernel cannot watch a part of a huge page, so those at both ends are no more. */
 	ck_assert_uint_eq(vm_state(vm, GMM_PAGE_SHARED), pages);
-	ck_assert_uint_eq(vm_stats_of(vm).huge_seen, 4);
-	ck_assert_uint_eq(vm_stats_of(vm).huge_broken, 4);
+	assert_met(vm, 4, 0);
 	assert_ok(gmm_vm_destroy(vm, GMM_RAM_KEEP));
 	ck_assert_uint_eq(ram_wrong(ram + SKIP * PAGE, pages, SEED), 0);
 	assert_ok(gmm_vm_destroy(twin, GMM_RAM_KEEP));
@@ -394,7 +401,7 @@ START_TEST(whole_again_when_unshared)
 	engine_settle(host.gmm);
 	host_check(&host, equal);
 	ck_assert_uint_eq(huge_kb(host.ram[0], 3), UNIT_KB);
-	ck_assert_uint_eq(vm_stats_of(host.vm[0]).huge_broken, 4);
+	assert_met(host.vm[0], 5, 1);
 	host_close(&host);
 }
 END_TEST

@@ -22,7 +22,7 @@ static struct {
 	struct gmm_vm *vm[2];
 	char *ram[2];
 	uint32_t n;
-	uint64_t broken, collapsed;
+	struct gmm_vm_stats total;
 } life;
 
 /* One huge page; NULL when there is none to be had. */
@@ -107,8 +107,7 @@ static void end(void)
 	faulty_pause(true);
 	ck_assert_int_eq(gmm_instance_stats(life.gmm, &stats), GMM_OK);
 	faulty_pause(false);
-	life.broken = stats.total.huge_broken;
-	life.collapsed = stats.total.huge_collapsed;
+	life.total = stats.total;
 	for (int i = 0; i < 2; i++)
 		may_fail(gmm_vm_destroy(life.vm[i], GMM_RAM_KEEP));
 	hand_engine_free(life.engine);
@@ -139,13 +138,24 @@ static bool live(uint32_t n)
 	return here && faulty_failures() > 0;
 }
 
+/* Both are broken, and one is made whole again. The kernel's own daemon may come between, and huge pages that it has just
+ * made again count as refused; a busy machine may stop us for longer than a call takes its time to make pages whole. So
+ * there are several lives, and in most of them nothing comes between.
+ */
 START_TEST(without_a_fault)
 {
-	live(0);
-	if (!life.ram[0] || !life.ram[1])
-		skip_test("no transparent huge pages to be had");
-	ck_assert_uint_ge(life.broken, 2);
-	ck_assert_uint_eq(life.collapsed, 1);
+	enum { LIVES = 9 };
+	int as_expected = 0;
+
+	for (int i = 0; i < LIVES; i++) {
+		live(0);
+		if (!life.ram[0] || !life.ram[1])
+			skip_test("no transparent huge pages to be had");
+		as_expected += life.total.huge_broken >= 2 && life.total.huge_collapsed == 1;
+	}
+	ck_assert_msg(as_expected > LIVES / 2, "in %d of %d lives; in the last %ju were met, %ju broken, %ju refused, %ju made whole",
+		      as_expected, LIVES, (uintmax_t)life.total.huge_seen, (uintmax_t)life.total.huge_broken,
+		      (uintmax_t)life.total.huge_refused, (uintmax_t)life.total.huge_collapsed);
 }
 END_TEST
 
