@@ -9,6 +9,7 @@
  *   until N       waits until at least N pages are shared
  *   shared        says how many pages are shared
  *   write N       changes the first N pages
+ *   unshare       makes all pages private
  *   stripes       every other page is of zeros
  *   check         all bytes are right
  *   fork          makes a child that keeps the memory, says its number
@@ -170,6 +171,8 @@ static bool obey(struct guest *g, const char *verb, uint64_t a)
 			g->ram[i * WORDS] = ~i;
 		return true;
 	}
+	if (strcmp(verb, "unshare") == 0)
+		return gmm_vm_unshare(g->vm, 0, g->pages * GMM_PAGE_SIZE) == GMM_OK;
 	if (strcmp(verb, "stripes") == 0) {
 		for (uint64_t i = 0; i < g->pages; i += 2)
 			memset(g->ram + i * WORDS, 0, GMM_PAGE_SIZE);

@@ -3,6 +3,13 @@
 # one, and new guests share with those from before.
 . "$(dirname "$0")/lib.sh"
 
+# refill GUEST SEED: with no page of it broken in the end. While the others of a mapping are shared, broken pages are nobody's
+# twins.
+refill() {
+	tell "$1" fill "$2"
+	tell "$1" unshare
+}
+
 printf '[domain test]\nuser = root\n' >"$work/config"
 start_service
 start_guest a 2000
@@ -34,8 +41,8 @@ eventually '.domains[0].saved_pages == 0 and ([.clients[].unshare] | all(. == "d
 tell a until 1600
 kill_service KILL
 start_service
-tell a fill 2
-tell b fill 2
+refill a 2
+refill b 2
 tell a until 1900
 tell a check
 tell c check
@@ -57,7 +64,8 @@ for _ in $(seq 4); do
 	kill_service KILL
 	start_service
 done
-tell a fill 5
+refill a 5
+refill b 5
 tell a until 1900
 tell b until 1900
 tell a check
