@@ -16,7 +16,7 @@ struct gmm__progress {
 	uint64_t merged;
 	uint64_t repaired;   /* broken pages shared again or made plain private again */
 	uint64_t huge_new;   /* pages newly found in huge pages */
-	uint64_t huge_news;  /* these, and those sampled for the first time or newly found to be saved */
+	uint64_t huge_news;  /* pages of huge pages sampled for the first time or newly found to be saved */
 	uint64_t huge_broken; /* huge pages */
 	uint64_t fresh;      /* pages that were absent before */
 	uint64_t skipped;    /* pages of regions that were not visited */

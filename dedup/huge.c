@@ -36,7 +36,7 @@ void gmm__huge_pace_conclude(struct gmm__huge_pace *pace, const struct gmm__prog
 	bool rests = gmm__huge_pace_judged(pace), begins = pace->passes++ % GMM__SURVEY_PASSES == 0;
 
 	/* The surveys of all regions take GMM__SURVEY_PASSES passes, and sample what else one pass does. */
-	pace->news = (rests && !begins ? pace->news : 0) + progress->huge_news;
+	pace->news = (rests && !begins ? pace->news : 0) + progress->huge_news + progress->huge_new;
 	if (whole == 0)
 		pace->quiet = GMM__HUGE_ROUND;
 	else if (pace->news * NEWS_SHARE > whole / GMM__HUGE_ROUND || (rests && progress->huge_new > 0))
@@ -99,7 +99,6 @@ static void note_samples(const struct gmm__merge *merge, const struct gmm__findi
 		if (finding[i].found == GMM__FOUND_SAMPLE)
 			note_sample(merge, region->first + i, &finding[i]);
 		merge->progress->huge_new += finding[i].found == GMM__FOUND_HUGE;
-		merge->progress->huge_news += finding[i].found == GMM__FOUND_HUGE;
 	}
 	gmm__lock_give(&merge->catalog->lock);
 	urcu_bp_read_unlock();

@@ -134,7 +134,7 @@ END_TEST
 
 START_TEST(news_end_the_rest)
 {
-	struct gmm__progress arrives = { .huge_news = 1, .huge_new = 1 };
+	struct gmm__progress arrives = { .huge_new = 1 };
 
 	for (uint32_t first = 0; first < GMM__SURVEY_PASSES; first++) {
 		struct gmm__huge_pace pace = { .quiet = GMM__HUGE_ROUND };
